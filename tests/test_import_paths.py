@@ -1,0 +1,76 @@
+"""Names that other people's configs, checkpoints and scripts hold: they never change."""
+
+import importlib
+import inspect
+
+import pytest
+
+PUBLIC = {
+    "taming.util": "download md5_hash get_ckpt_path URL_MAP CKPT_MAP MD5_MAP get_obj_from_str instantiate_from_config",
+    "taming.lr_scheduler": "LambdaWarmUpCosineScheduler",
+    "taming.modules.util": "count_params ActNorm AbstractEncoder Labelator SOSProvider",
+    "taming.modules.misc.coord": "CoordStage",
+    "taming.modules.diffusionmodules.model": (
+        "get_timestep_embedding nonlinearity Normalize Upsample Downsample ResnetBlock AttnBlock Encoder Decoder"
+    ),
+    "taming.modules.vqvae.quantize": "VectorQuantizer2 EmbeddingEMA EMAVectorQuantizer",
+    "taming.modules.discriminator.model": "weights_init NLayerDiscriminator",
+    "taming.modules.losses": "DummyLoss",
+    "taming.modules.losses.vqperceptual": (
+        "DummyLoss adopt_weight hinge_d_loss vanilla_d_loss VQLPIPSWithDiscriminator VQLPIPS"
+    ),
+    "taming.modules.losses.lpips": "LPIPS ScalingLayer NetLinLayer vgg16 normalize_tensor spatial_average",
+    "taming.modules.transformer.mingpt": (
+        "GPTConfig GPT1Config CausalSelfAttention Block GPT top_k_logits top_k_top_p_filtering sample_with_past"
+    ),
+    "taming.modules.transformer.permuter": "AbstractPermuter Identity",
+    "taming.models.vqgan": "VQModel EMAVQ",
+    "taming.models.cond_transformer": "Net2NetTransformer disabled_train",
+    "taming.data.base": "ImagePaths NumpyPaths ConcatDatasetWithIndex",
+    "taming.data.utils": "custom_collate quadratic_crop is_prepared mark_prepared unpack",
+    "taming.data.custom": "CustomBase CustomTrain CustomTest",
+    "main": (
+        "instantiate_from_config get_obj_from_str get_parser nondefault_trainer_args WrappedDataset DataModuleFromConfig "
+        "SetupCallback ImageLogger LearningRateMonitor"
+    ),
+}
+PARAMETERS = {
+    "taming.models.vqgan.VQModel": (
+        "ddconfig lossconfig n_embed embed_dim ckpt_path ignore_keys image_key colorize_nlabels monitor remap "
+        "sane_index_shape beta legacy"
+    ),
+    "taming.models.cond_transformer.Net2NetTransformer": (
+        "transformer_config first_stage_config cond_stage_config permuter_config ckpt_path ignore_keys first_stage_key "
+        "cond_stage_key downsample_cond_size pkeep sos_token unconditional downsample_cond_factor"
+    ),
+    "taming.modules.vqvae.quantize.VectorQuantizer2": "n_e e_dim beta remap unknown_index sane_index_shape legacy",
+    "taming.modules.vqvae.quantize.EMAVectorQuantizer": "n_embed embedding_dim beta decay eps remap unknown_index",
+    "taming.modules.transformer.mingpt.GPT": (
+        "vocab_size block_size n_layer n_head n_embd embd_pdrop resid_pdrop attn_pdrop n_unmasked"
+    ),
+    "taming.modules.losses.vqperceptual.VQLPIPSWithDiscriminator": (
+        "disc_start codebook_weight pixelloss_weight disc_num_layers disc_in_channels disc_factor disc_weight "
+        "perceptual_weight use_actnorm disc_conditional disc_ndf disc_loss"
+    ),
+    "taming.modules.util.Labelator": "n_classes quantize_interface",
+    "taming.modules.util.SOSProvider": "sos_token quantize_interface",
+    "taming.data.custom.CustomTrain": "size training_images_list_file",
+    "taming.data.custom.CustomTest": "size test_images_list_file",
+    "main.DataModuleFromConfig": "batch_size train validation test wrap num_workers",
+    "main.ImageLogger": "batch_frequency max_images clamp increase_log_steps",
+    "main.SetupCallback": "resume now logdir ckptdir cfgdir config lightning_config",
+}
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_public_names(module):
+    found = importlib.import_module(module)
+    assert not [name for name in PUBLIC[module].split() if not hasattr(found, name)]
+
+
+@pytest.mark.parametrize("path", PARAMETERS)
+def test_parameters_in_their_order(path):
+    module, name = path.rsplit(".", 1)
+    parameters = list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+    expected = PARAMETERS[path].split()
+    assert parameters[: len(expected)] == expected
