@@ -1,0 +1,30 @@
+"""The only import of albumentations: it asks the network for updates unless told not to before its import."""
+
+import os
+import random
+from typing import Any
+
+import numpy as np
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+import albumentations
+
+__all__ = ["SeededTransform", "albumentations"]
+
+
+class SeededTransform:
+    """A random albumentations pipeline whose every call takes its seed from Python's global `random`.
+
+    Albumentations seeds a pipeline once, from the system: forked workers would repeat each other's crops, and the seed
+    of a run would be ignored. `set_random_seed` is no remedy: it starts each transform inside with the same seed, so
+    that where a crop lies decides whether the image is flipped.
+    """
+
+    def __init__(self, transform: albumentations.BasicTransform | albumentations.BaseCompose) -> None:
+        self.transform = transform
+
+    def __call__(self, **targets: Any) -> dict[str, Any]:
+        seed = random.getrandbits(32)
+        self.transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        return self.transform(**targets)

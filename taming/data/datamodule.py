@@ -1,0 +1,97 @@
+"""Data sets by config, as the loaders of a Lightning Trainer."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from taming.config import instantiate_from_config
+from taming.data.utils import custom_collate
+
+SPLITS = {"train": "train_dataloader", "validation": "val_dataloader", "test": "test_dataloader"}
+
+
+class WrappedDataset(Dataset):
+    """Hides everything of a data set but its length and its items; `data` is the data set itself."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.data = dataset
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, idx: int) -> Any:
+        return self.data[idx]
+
+
+class DataModuleFromConfig(pl.LightningDataModule):
+    """A loader for each split that is configured; only the one for training shuffles.
+
+    train, validation, test: target configs of data sets. num_workers: processes per loader, twice the batch size by
+    default but never more than there are processors to run them. Raises ValueError for a batch size below 1, no split,
+    or an empty data set.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        train: Mapping | None = None,
+        validation: Mapping | None = None,
+        test: Mapping | None = None,
+        wrap: bool = False,
+        num_workers: int | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: a batch needs at least one example")
+        self.batch_size = batch_size
+        self.num_workers = min(2 * batch_size, _processors()) if num_workers is None else num_workers
+        self.wrap = wrap
+        configs = {"train": train, "validation": validation, "test": test}
+        self.dataset_configs = {split: config for split, config in configs.items() if config is not None}
+        if not self.dataset_configs:
+            raise ValueError("no data: give at least one of train, validation and test")
+        self.datasets: dict[str, Dataset] = {}
+        for split in self.dataset_configs:  # Lightning skips loaders that are not there, and complains of empty ones
+            setattr(self, SPLITS[split], getattr(self, f"_{SPLITS[split]}"))
+
+    def prepare_data(self) -> None:
+        """Build the data sets, which lets those that prepare files on disk do so in one process first."""
+        self.setup()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Build the data sets that are not there yet."""
+        for split, config in self.dataset_configs.items():
+            if split not in self.datasets:
+                dataset = instantiate_from_config(config)
+                if len(dataset) == 0:
+                    raise ValueError(f"data.params.{split}: {config['target']} is empty")
+                self.datasets[split] = WrappedDataset(dataset) if self.wrap else dataset
+
+    def _train_dataloader(self) -> DataLoader:
+        return self._loader("train", shuffle=True)
+
+    def _val_dataloader(self) -> DataLoader:
+        return self._loader("validation")
+
+    def _test_dataloader(self) -> DataLoader:
+        return self._loader("test")
+
+    def _loader(self, split: str, shuffle: bool = False) -> DataLoader:
+        return DataLoader(
+            self.datasets[split],
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            shuffle=shuffle,
+            collate_fn=custom_collate,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+        )
+
+
+def _processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

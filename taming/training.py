@@ -1,0 +1,177 @@
+"""Training, from a command line to a fitted model: what `main.py` does."""
+
+import argparse
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer, seed_everything
+from pytorch_lightning.tuner import Tuner
+from pytorch_lightning.utilities.model_helpers import is_overridden
+
+from taming.callbacks import SetupCallback
+from taming.cli import split_dotlist, str2bool
+from taming.config import ConfigError, instantiate_from_config
+from taming.last_checkpoint import LastCheckpoint
+from taming.run_plan import RunPlan, keeping_tidy, make_plan, name_part, new_run_name
+from taming.signals import handling_signals, post_mortem
+from taming.trainer_options import add_trainer_options, nondefault_trainer_args
+from taming.trainer_setup import build_trainer
+
+__all__ = ["TrainingResult", "get_parser", "nondefault_trainer_args", "train"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A finished run: its folder and what was built for it."""
+
+    logdir: Path
+    model: LightningModule
+    trainer: Trainer
+    datamodule: LightningDataModule
+
+
+def get_parser(**parser_kwargs: Any) -> argparse.ArgumentParser:
+    """The options of main.py; options of the Trainer are in the parsed namespace only if they were given."""
+    usage = "%(prog)s (-b CONFIG [CONFIG ...] | -r RUN) [-t] [options] [key.path=value ...]"
+    parser = argparse.ArgumentParser(**{"usage": usage, **parser_kwargs})
+    switch = {"type": str2bool, "nargs": "?", "const": True, "default": False, "metavar": "BOOL"}
+    add = parser.add_argument
+    add("-n", "--name", default="", help="name of a new run, after its time stamp (default: stem of the first config)")
+    add("-r", "--resume", default="", metavar="RUN", help="continue in a run folder, or from a checkpoint in one")
+    add("-b", "--base", nargs="*", default=[], metavar="CONFIG", help="YAML files, later ones override earlier ones")
+    add("-t", "--train", **switch, help="train; without it the run only tests")
+    add("--no-test", **switch, help="skip the test after training")
+    add("-p", "--project", help="accepted for old command lines, has no effect")
+    add("-d", "--debug", **switch, help="start a debugger where an error occurs; put the run under logs/debug_runs")
+    add("-s", "--seed", type=int, default=23, help="seed of all random numbers (default: %(default)s)")
+    add("-f", "--postfix", default="", help="end of the name of a new run")
+    add("-l", "--logdir", default="logs", metavar="DIR", help="where new run folders go (default: %(default)s)")
+    add_trainer_options(parser)
+    return parser
+
+
+def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """Options, and config overrides `key.path=value`."""
+    parser = get_parser()
+    options, overrides = split_dotlist(parser, argv)
+    if options.name and options.resume:
+        parser.error(
+            "-n/--name and -r/--resume exclude each other: a resumed run keeps its folder; "
+            "to start a new run from a checkpoint use --resume_from_checkpoint with -n"
+        )
+    if not options.base and not options.resume:
+        parser.error("give at least one config with -b/--base, or a run to continue with -r/--resume")
+    if options.project is not None:
+        logger.info("-p/--project has no effect")
+    return options, overrides
+
+
+def train(argv: Sequence[str] | None = None) -> TrainingResult:
+    """Run main.py with these arguments, those of the process if None.
+
+    Raises ConfigError, CheckpointError or FileNotFoundError for what cannot be run, before a run folder exists;
+    SystemExit for options that cannot be parsed, and after Ctrl-C, which saves `last.ckpt` first.
+    """
+    options, overrides = parse_arguments(argv)
+    seed_everything(options.seed, workers=True)
+    with post_mortem(options.debug), new_run_name(Path(options.logdir), name_part(options)) as (now, name):
+        plan = make_plan(options, overrides, now, name)
+        with keeping_tidy(plan):
+            return run(plan, fit=options.train, test=not options.no_test)
+
+
+def run(plan: RunPlan, *, fit: bool, test: bool) -> TrainingResult:
+    """Build everything, fit and test."""
+    model = instantiate_from_config(plan.config.model)
+    trainer = build_trainer(plan, model)
+    data = instantiate_from_config(plan.config.data)
+    if fit:
+        set_learning_rate(plan, model, trainer)
+        tune(plan, model, trainer, data, **plan.requests)
+        run_fit(plan, model, trainer, data)
+    if test:
+        run_test(model, trainer, data, checkpoint=None if fit else plan.checkpoint)
+    return TrainingResult(plan.final_logdir, model, trainer, data)
+
+
+# ---- learning rate and batch size ----
+
+
+def scaled_learning_rate(base: float, *, batch_size: int, devices: int, accumulate: int) -> float:
+    """The learning rate grows with the number of examples behind one optimizer step on one node."""
+    return accumulate * devices * batch_size * base
+
+
+def set_learning_rate(plan: RunPlan, model: LightningModule, trainer: Trainer) -> None:
+    """Set `model.learning_rate` by the rule and say how it came about."""
+    base, batch_size = plan.config.model.base_learning_rate, plan.config.data.params.batch_size
+    accumulate = first_accumulation(plan.config.lightning.trainer.get("accumulate_grad_batches"))
+    model.learning_rate = scaled_learning_rate(
+        base, batch_size=batch_size, devices=trainer.num_devices, accumulate=accumulate
+    )
+    factors = f"{accumulate} (accumulate_grad_batches) * {trainer.num_devices} (devices) * {batch_size} (batch_size)"
+    logger.info("learning rate %.2e = %s * %.2e (base_learning_rate)", model.learning_rate, factors, base)
+    if trainer.num_nodes > 1:
+        logger.info("the number of nodes, %d, is no factor of the learning rate", trainer.num_nodes)
+
+
+def first_accumulation(setting: int | Mapping[int, int] | None) -> int:
+    """Batches per optimizer step in epoch 0, of a number or a schedule epoch -> number."""
+    return setting.get(0, 1) if isinstance(setting, Mapping) else setting or 1
+
+
+def tune(
+    plan: RunPlan,
+    model: LightningModule,
+    trainer: Trainer,
+    data: LightningDataModule,
+    *,
+    auto_scale_batch_size: bool | str | None,
+    auto_lr_find: bool | str | None,
+) -> None:
+    """Search the batch size and the learning rate if asked to.
+
+    Raises ConfigError for a search of the learning rate of a module with manual optimization.
+    """
+    if auto_scale_batch_size:
+        mode = "power" if auto_scale_batch_size is True else auto_scale_batch_size
+        batch_size = Tuner(trainer).scale_batch_size(model, datamodule=data, mode=mode)
+        for config in (plan.config, *(c.config for c in trainer.callbacks if isinstance(c, SetupCallback))):
+            config.data.params.batch_size = batch_size
+        set_learning_rate(plan, model, trainer)
+    if auto_lr_find:
+        if not model.automatic_optimization:
+            raise ConfigError("auto_lr_find is not supported for a model that steps its optimizers itself")
+        attribute = "learning_rate" if auto_lr_find is True else auto_lr_find
+        Tuner(trainer).lr_find(model, datamodule=data, attr_name=attribute)
+        logger.info("learning rate %.2e found by auto_lr_find", getattr(model, attribute))
+
+
+# ---- fit and test ----
+
+
+def run_fit(plan: RunPlan, model: LightningModule, trainer: Trainer, data: LightningDataModule) -> None:
+    """Fit, from the plan's checkpoint if it has one; signals may ask for a checkpoint or the debugger."""
+    last = next((callback for callback in trainer.callbacks if isinstance(callback, LastCheckpoint)), None)
+    try:
+        with handling_signals(save=last.request if last else lambda: None):
+            trainer.fit(model, datamodule=data, ckpt_path=plan.checkpoint, weights_only=True)
+    except (ValueError, OSError, ImportError):  # of which a command shows only the message, as a user's mistake
+        if trainer.fit_loop.epoch_loop.batch_progress.total.started:
+            logger.exception("training broke off")
+        raise
+
+
+def run_test(model: LightningModule, trainer: Trainer, data: LightningDataModule, *, checkpoint: Path | None) -> None:
+    """Test the model as it is, or as in `checkpoint`; there may be nothing to test."""
+    if not is_overridden("test_step", model):
+        logger.info("no test: %s has no test_step", type(model).__name__)
+    elif not is_overridden("test_dataloader", data):
+        logger.info("no test: the config has no data.params.test")
+    else:
+        trainer.test(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)

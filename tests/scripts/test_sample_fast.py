@@ -1,0 +1,135 @@
+"""scripts/sample_fast.py from a run folder to files."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from taming.cli import run_command
+from taming.config import instantiate_from_config
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "sample_fast.py"
+SPEC = importlib.util.spec_from_file_location("sample_fast", SCRIPT)
+sample_fast = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(sample_fast)
+
+CONFIG = {
+    "target": "taming.models.cond_transformer.Net2NetTransformer",
+    "params": {
+        "transformer_config": {
+            "target": "taming.modules.transformer.mingpt.GPT",
+            "params": {"vocab_size": 8, "block_size": 4, "n_layer": 1, "n_head": 1, "n_embd": 8},
+        },
+        "first_stage_config": {
+            "target": "taming.models.vqgan.VQModel",
+            "params": {
+                "ckpt_path": "the/first/stage/is/long/gone.ckpt",
+                "ddconfig": {
+                    "double_z": False,
+                    "z_channels": 4,
+                    "resolution": 4,
+                    "in_channels": 3,
+                    "out_ch": 3,
+                    "ch": 32,
+                    "ch_mult": [1, 1],
+                    "num_res_blocks": 1,
+                    "attn_resolutions": [],
+                    "dropout": 0.0,
+                },
+                "lossconfig": {"target": "torch.nn.Identity"},
+                "n_embed": 8,
+                "embed_dim": 4,
+            },
+        },
+        "cond_stage_config": {"target": "taming.modules.util.Labelator", "params": {"n_classes": 3}},
+    },
+}
+
+
+def save_run(logdir, *changes):
+    """A run folder as training leaves it, at global step 42."""
+    config = OmegaConf.merge({"model": CONFIG}, OmegaConf.from_dotlist(list(changes)))
+    (logdir / "configs").mkdir(parents=True)
+    (logdir / "checkpoints").mkdir()
+    OmegaConf.save(config, logdir / "configs" / "2021-project.yaml")
+    config.model.params.first_stage_config.params.ckpt_path = None
+    torch.manual_seed(0)
+    state_dict = instantiate_from_config(config.model).state_dict()
+    torch.save({"state_dict": state_dict, "global_step": 42}, logdir / "checkpoints" / "last.ckpt")
+    return str(logdir)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return save_run(tmp_path / "any folder")
+
+
+def pngs(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.png")}
+
+
+def test_classes_to_folders(run, tmp_path, capsys):
+    sample_fast.main(["-r", run, "-n", "2", "-k", "6", "-p", "0.92", "--classes", "0,2,", "--seed", "5"])
+    folder = tmp_path / "any folder" / "samples" / "top_k_6_temp_1.00_top_p_0.92" / "42"
+    assert set(pngs(folder)) == {f"{label}/{name}.png" for label in (0, 2) for name in ("000000", "000001")}
+    recorded = json.loads((folder / "sampling.json").read_text())
+    assert (recorded["run"], recorded["seed"], recorded["top_k"]) == ("any folder", 5, 6)
+    shown = capsys.readouterr().out
+    assert "class-conditional: 2 classes x 2 samples, 4 in all; seed 5" in shown and str(folder) in shown
+
+
+def test_a_rerun_makes_what_is_missing(run, tmp_path, capsys):
+    arguments = ["-r", run, "-n", "3", "--batch_size", "2"]
+    sample_fast.main(arguments)
+    folder = tmp_path / "any folder" / "samples" / "top_k_250_temp_1.00_top_p_1.0" / "42"
+    before = pngs(folder)
+    (folder / "1" / "000002.png").unlink()
+    capsys.readouterr()
+    sample_fast.main(arguments)
+    assert pngs(folder) == before and len(before) == 9
+    assert "9 in all, 8 of them finished" in capsys.readouterr().out
+
+
+def test_unconditional_to_another_folder(tmp_path, capsys):
+    run = save_run(tmp_path / "run", "model.params.cond_stage_config=__is_unconditional__")
+    other = tmp_path / "other"
+    sample_fast.main(["-r", run, "-o", str(other), "-n", "3", "--precision", "bf16", "--top_k", "0"])
+    assert set(pngs(other / "samples" / "top_k_0_temp_1.00_top_p_1.0" / "42")) == {f"00000{i}.png" for i in range(3)}
+    assert not (tmp_path / "run" / "samples").exists()
+    shown = capsys.readouterr().out
+    assert "unconditional: 3 samples, 3 in all" in shown and f"samples go to {other} instead of {run}" in shown
+
+
+def test_overrides_and_sizes(run, tmp_path):
+    smaller = ["--z_height", "1", "--z_width", "2", "--steps", "2"]
+    sample_fast.main(["-r", run, "-n", "1", *smaller, "model.params.cond_stage_config.params.n_classes=2"])
+    assert len(pngs(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--classes", "1,3"], ["classes: 3 is out of range", "from 0 to 2"]),
+        (["--steps", "256"], ["steps=256", "2 x 2"]),
+        (["-p", "0"], ["top_p must lie in (0, 1], not 0.0"]),
+        (["--device", "tpu"], ["--device tpu"]),
+        (["--topk", "3"], ["--topk", "did you mean --top_k"]),
+    ],
+)
+def test_mistakes_are_one_line(run, tmp_path, capsys, arguments, parts):
+    assert run_command(sample_fast.main, ["-r", run, "-n", "1", *arguments]) == 2
+    shown = capsys.readouterr().err.strip()
+    assert shown.startswith("error: ") and "\n" not in shown and all(part in shown for part in parts)
+    assert not list(tmp_path.rglob("samples"))
+
+
+def test_it_runs_from_anywhere_without_an_installation(tmp_path):
+    command = [sys.executable, str(SCRIPT), "-r", "nothing/here"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2
+    assert result.stderr.strip() == "error: nothing/here: no such run folder or checkpoint file"
