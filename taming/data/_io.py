@@ -61,13 +61,13 @@ def read_rgb(path: str | os.PathLike, dataset: str, exif: bool = False, hint: st
     """First frame of an image file as contiguous uint8 (H, W, 3), whatever its mode; alpha is dropped.
 
     With `exif` the image is turned upright as its EXIF orientation says. Raises FileNotFoundError (which ends with
-    `hint`) for a missing file, OSError for an unreadable one, ValueError for a mode or values without meaning as RGB.
+    `hint`) for a missing file, OSError for an unreadable one, ValueError for floats outside both 0 to 1 and 0 to 255.
     """
 
     def load() -> Image.Image:
         with Image.open(path) as image:
             image.load()
-            return ImageOps.exif_transpose(image) if exif else image.copy()
+            return ImageOps.exif_transpose(image) if exif else image
 
     image = _reading(load, path, dataset, hint)
     if image.mode == "I" or image.mode.startswith("I;16"):
