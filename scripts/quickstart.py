@@ -1,9 +1,9 @@
 """From nothing to samples in minutes: train a small VQGAN and its transformer on real images, sample, measure, draw.
 
-    python scripts/quickstart.py                      # handwritten digits, about five minutes on two CPU cores
-    python scripts/quickstart.py --data photos        # crops of photographs, about ten minutes
-    python scripts/quickstart.py --data my/photos     # your own folder; subfolders are classes
-    python scripts/quickstart.py -r quickstart/...    # go on after an interruption
+python scripts/quickstart.py                      # handwritten digits, about five minutes on two CPU cores
+python scripts/quickstart.py --data photos        # crops of photographs, about ten minutes
+python scripts/quickstart.py --data my/photos     # your own folder; subfolders are classes
+python scripts/quickstart.py -r quickstart/...    # go on after an interruption
 """
 
 import argparse
@@ -57,7 +57,9 @@ def plan(options: argparse.Namespace) -> QuickStart:
         saved = options.resume / OPTIONS
         if not saved.is_file():
             raise FileNotFoundError(f"--resume {options.resume}: no quick start there, looked for {saved}")
-        job = QuickStart(**json.loads(saved.read_text()), outdir=options.resume, configs=ROOT / "configs" / "quickstart")
+        job = QuickStart(
+            **json.loads(saved.read_text()), outdir=options.resume, configs=ROOT / "configs" / "quickstart"
+        )
         return replace(job, baseline=job.baseline or options.baseline)
     if options.minutes is not None and options.minutes <= 0:
         raise ValueError(f"--minutes {options.minutes:g}: a time budget is positive")
@@ -83,7 +85,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     job = plan(options)
     job.outdir.mkdir(parents=True, exist_ok=True)
     with atomic_path(job.outdir / OPTIONS) as path:
-        path.write_text(json.dumps({key: value for key, value in asdict(job).items() if key not in ("outdir", "configs")}))
+        path.write_text(
+            json.dumps({key: value for key, value in asdict(job).items() if key not in ("outdir", "configs")})
+        )
     print(f"quick start on {job.data} in {job.outdir}; after an interruption: python {sys.argv[0]} -r {job.outdir}")
     start = time.monotonic()
     metrics = run(job)

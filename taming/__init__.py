@@ -1,1 +1,1 @@
-"""Taming Transformers, rebuilt: VQGAN tokenizers and autoregressive transformers for images (Esser et al., CVPR 2021)."""
+"""Taming Transformers, rebuilt: VQGAN tokenizers and autoregressive transformers for images (Esser et al. 2021)."""

@@ -6,6 +6,7 @@ n images (3, h, w) in [-1, 1], l tokens per image, k codebook entries. Entropies
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -105,7 +106,7 @@ class Classifier(nn.Sequential):
     def __init__(self, n_classes: int, width: int = 24) -> None:
         widths = [3, width, 2 * width, 4 * width]
         layers = []
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for before, after in pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
         super().__init__(
             *layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Dropout(0.3), nn.Linear(16 * widths[-1], n_classes)

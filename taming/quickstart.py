@@ -211,8 +211,9 @@ def draw_completions(job: QuickStart, model, data) -> None:
     batch = default_collate([dataset[int(index)] for index in chosen])
     given, completions = evaluation.complete_halves(model, batch, count=4, seed=job.seed)
     originals = batch["image"].permute(0, 3, 1, 2)
-    rows = {f"held-out {index}": torch.stack((original, half, *continued)) for index, original, half, continued in zip(
-        chosen, originals, given, completions.transpose(0, 1), strict=True
-    )}
+    rows = {
+        f"held-out {index}": torch.stack((original, half, *continued))
+        for index, original, half, continued in zip(chosen, originals, given, completions.transpose(0, 1), strict=True)
+    }
     columns = ["original", "given", *("completed" for _ in completions)]
     save_png(job.outdir / "completions.png", labelled_grid(rows, columns=columns, min_tile=96))

@@ -30,8 +30,8 @@ PUBLIC = {
     "taming.data.utils": "custom_collate quadratic_crop is_prepared mark_prepared unpack",
     "taming.data.custom": "CustomBase CustomTrain CustomTest",
     "main": (
-        "instantiate_from_config get_obj_from_str get_parser nondefault_trainer_args WrappedDataset DataModuleFromConfig "
-        "SetupCallback ImageLogger LearningRateMonitor"
+        "instantiate_from_config get_obj_from_str get_parser nondefault_trainer_args WrappedDataset "
+        "DataModuleFromConfig SetupCallback ImageLogger LearningRateMonitor"
     ),
 }
 PARAMETERS = {

@@ -39,7 +39,9 @@ def test_wheel_metadata_is_that_of_pyproject(wheel):
     (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
     metadata = archive.read(name).decode()
     assert f"Version: {project['version']}" in metadata and "License-Expression: MIT" in metadata
-    required = {line.removeprefix("Provides-Extra: ") for line in metadata.splitlines() if line.startswith("Provides-Extra")}
+    required = {
+        line.removeprefix("Provides-Extra: ") for line in metadata.splitlines() if line.startswith("Provides-Extra")
+    }
     assert required == set(project["optional-dependencies"])
     assert not any(part in name for name in archive.namelist() for part in ("tests/", "scripts/", "configs/"))
 
@@ -61,4 +63,6 @@ def test_importing_the_package_is_light():
 def test_library_imports_no_command():
     for path in ROOT.glob("taming/**/*.py"):
         lines = path.read_text().splitlines()
-        assert not [line for line in lines if line.lstrip().startswith(("import main", "from main", "from scripts"))], path
+        assert not [line for line in lines if line.lstrip().startswith(("import main", "from main", "from scripts"))], (
+            path
+        )

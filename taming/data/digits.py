@@ -1,7 +1,7 @@
 """Handwritten digits: the 1,797 scans that come inside scikit-learn, ten classes.
 
-Alpaydin & Kaynak, "Optical Recognition of Handwritten Digits", UCI 1998; scikit-learn holds its test part, by 13 writers
-that appear in order. 8 x 8 cells of 17 grey levels, bright strokes on black, here enlarged.
+Alpaydin & Kaynak, "Optical Recognition of Handwritten Digits", UCI 1998; scikit-learn holds its test part, by 13
+writers that appear in order. 8 x 8 cells of 17 grey levels, bright strokes on black, here enlarged.
 """
 
 import numpy as np

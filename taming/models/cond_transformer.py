@@ -80,7 +80,7 @@ class Net2NetTransformer(pl.LightningModule):
             self.cond_stage_model = _frozen(instantiate_from_config(config))
 
     def init_from_ckpt(self, path: str, ignore_keys: Sequence[str] = ()):
-        """Load the weights of a checkpoint but for keys that begin with one of `ignore_keys`; reports what is missing."""
+        """Load a checkpoint's weights but for keys that begin with one of `ignore_keys`; reports what is missing."""
         return load_weights(self, load_checkpoint(path)["state_dict"], ignore_keys=ignore_keys, source=path)
 
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:

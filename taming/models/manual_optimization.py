@@ -57,7 +57,7 @@ class TwoOptimizers:
         return (batch_idx + 1) % self._accumulation_factor() == 0 or self.trainer.is_last_batch
 
     def _do_not_count(self, optimizer) -> None:
-        """Keep only the profiler's part of the hooks by which Lightning's loop counts steps; it resets them per batch."""
+        """Keep only the profiler's part of the hooks by which Lightning counts steps; it resets them for each batch."""
         profiler = self.trainer.profiler
         optimizer._on_before_step = lambda: profiler.start("optimizer_step")
         optimizer._on_after_step = lambda: profiler.stop("optimizer_step")

@@ -73,7 +73,7 @@ class VQModel(TwoOptimizers, pl.LightningModule):
         return VectorQuantizer2(n_embed, embed_dim, **options)
 
     def init_from_ckpt(self, path: str, ignore_keys: Sequence[str] = ()):
-        """Load the weights of a checkpoint but for keys that begin with one of `ignore_keys`; reports what is missing."""
+        """Load a checkpoint's weights but for keys that begin with one of `ignore_keys`; reports what is missing."""
         return load_weights(self, load_checkpoint(path)["state_dict"], ignore_keys=ignore_keys, source=path)
 
     def encode(self, x: Tensor):

@@ -87,6 +87,8 @@ class ActNorm(nn.Module):
         y = output[:, :, None, None] if output.ndim == 2 else output
         if self.training and not self.initialized:
             if not self.allow_reverse_init:
-                raise RuntimeError("ActNorm: reverse before the first forward; pass allow_reverse_init=True to allow it")
+                raise RuntimeError(
+                    "ActNorm: reverse before the first forward; pass allow_reverse_init=True to allow it"
+                )
             self.initialize(y)
         return (y / self.scale - self.loc).reshape(output.shape)

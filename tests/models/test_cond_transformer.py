@@ -97,9 +97,9 @@ def fit(model, batches, tmp_path, **options):
 def training_batches():
     return [
         {
-            "image": torch.from_numpy(fill.fill(f"input:net2net/training/batch{step}/x", (2, 3, 32, 32), "image")).permute(
-                0, 2, 3, 1
-            ),
+            "image": torch.from_numpy(
+                fill.fill(f"input:net2net/training/batch{step}/x", (2, 3, 32, 32), "image")
+            ).permute(0, 2, 3, 1),
             "class_label": torch.from_numpy(fill.integers(f"input:net2net/training/batch{step}/c", (2,), 10)),
         }
         for step in range(4)

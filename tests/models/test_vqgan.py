@@ -38,7 +38,7 @@ def test_encode_decode_and_gradients(name):
     quant, emb_loss, (_, _, indices) = model.encode(x)
     reconstruction, qloss = model(x)
     (qloss + reconstruction.square().mean()).backward()
-    b, d, h, w = quant.shape
+    b, _, h, w = quant.shape
     stored = outputs["grad_norms_of_qloss_plus_mean_square_of_reconstruction"]
     agree(
         {key: value for key, value in outputs.items() if key not in ("distance_margin_min", "last_layer_is")},

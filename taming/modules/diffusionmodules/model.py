@@ -5,6 +5,7 @@ b batch, c channels, h x w space; images are channel-first, nominally in [-1, 1]
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ def nonlinearity(x: Tensor) -> Tensor:
     return F.silu(x)
 
 
-def Normalize(in_channels: int) -> nn.GroupNorm:  # noqa: N802 - published name
+def Normalize(in_channels: int) -> nn.GroupNorm:
     """Group normalisation in 32 groups, or in as many as divide `in_channels` and 32 where small widths need it."""
     return nn.GroupNorm(num_groups=math.gcd(32, in_channels), num_channels=in_channels, eps=1e-6, affine=True)
 
@@ -37,7 +38,7 @@ class Upsample(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves height and width (rounding down): a strided 3x3 convolution if `with_conv`, else the mean of 2x2 cells."""
+    """Halves height and width (rounding down): a strided 3x3 convolution if `with_conv`, else means of 2x2 cells."""
 
     def __init__(self, in_channels: int, with_conv: bool) -> None:
         super().__init__()
@@ -52,7 +53,7 @@ class Downsample(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-    """Two normalised 3x3 convolutions around a shortcut; a timestep embedding (b, temb_channels) may shift the middle."""
+    """Two normalised 3x3 convolutions and a shortcut; a timestep embedding (b, temb_channels) may shift the middle."""
 
     def __init__(
         self,
@@ -133,7 +134,7 @@ class Level(nn.Module):
         widths = [in_channels] + [out_channels] * depth
         self.block = nn.ModuleList(
             ResnetBlock(in_channels=before, out_channels=after, dropout=dropout, temb_channels=0)
-            for before, after in zip(widths[:-1], widths[1:], strict=True)
+            for before, after in pairwise(widths)
         )
         self.attn = nn.ModuleList(AttnBlock(out_channels) for _ in range(depth if attention else 0))
 

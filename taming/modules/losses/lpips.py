@@ -5,6 +5,7 @@ The key names are those of the published checkpoints; the weights of the linear 
 
 import importlib.util
 from collections import namedtuple
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -41,14 +42,14 @@ class NetLinLayer(nn.Module):
         return self.model(x)
 
 
-class vgg16(nn.Module):  # noqa: N801 - published name
+class vgg16(nn.Module):
     """VGG-16 features in five slices. pretrained=True loads torchvision's ImageNet weights, False leaves zeros."""
 
     def __init__(self, requires_grad: bool = False, pretrained: bool = True) -> None:
         super().__init__()
         features = _vgg_features()
         self.N_slices = len(CHANNELS)
-        for number, (start, end) in enumerate(zip(SLICE_STARTS[:-1], SLICE_STARTS[1:], strict=True), 1):
+        for number, (start, end) in enumerate(pairwise(SLICE_STARTS), 1):
             layers = nn.Sequential()
             for index in range(start, end):
                 layers.add_module(str(index), features[index])

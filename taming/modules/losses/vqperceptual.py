@@ -110,9 +110,7 @@ class VQLPIPSWithDiscriminator(nn.Module):
         terms = {"nll": zero, "p": zero, "g": zero, "d_weight": zero}
 
         def nll_term(x: Tensor) -> Tensor:
-            terms["nll"], terms["p"] = reconstruction_terms(
-                inputs, x, self.perceptual_loss, self.perceptual_weight
-            )
+            terms["nll"], terms["p"] = reconstruction_terms(inputs, x, self.perceptual_loss, self.perceptual_weight)
             return terms["nll"]
 
         def g_term(x: Tensor) -> Tensor:

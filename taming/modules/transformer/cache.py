@@ -1,4 +1,4 @@
-"""The key/value cache of incremental decoding: memory for every position is taken once, and each step writes in place."""
+"""The key/value cache of incremental decoding: memory for all positions is taken once, each step writes in place."""
 
 import torch
 from torch import Tensor

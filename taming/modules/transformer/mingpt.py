@@ -56,7 +56,7 @@ class CausalSelfAttention(nn.Module):
         self.n_unmasked = getattr(config, "n_unmasked", 0)
 
     def forward(self, x: Tensor, layer_past: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """x (b, t, d), optionally after a (key, value) pair of earlier positions; -> y (b, t, d), present (2, b, h, t, e)."""
+        """x (b, t, d), perhaps after a (key, value) pair of the past -> y (b, t, d), present (2, b, h, t, e)."""
         query, key, value = self.project(x)
         present = torch.stack((key, value))
         if layer_past is not None:
@@ -105,7 +105,7 @@ class CausalSelfAttention(nn.Module):
     def _adopt_mask(self, n_unmasked: int, prefix: str) -> None:
         if max(n_unmasked, 1) != max(self.n_unmasked, 1):
             logger.warning(
-                "%smask of the checkpoint leaves %d positions unmasked, the config n_unmasked=%d: using the checkpoint's",
+                "%smask: %d positions unmasked in the checkpoint, n_unmasked=%d in the config; the checkpoint counts",
                 prefix,
                 n_unmasked,
                 self.n_unmasked,
@@ -129,7 +129,7 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor, layer_past: Sequence[Tensor] | None = None, return_present: bool = False):
-        """x (b, t, d) -> x, or (x, present) when there is a past or a present is asked for (see CausalSelfAttention)."""
+        """x (b, t, d) -> x, or (x, present) if there is a past or a present is asked for (see CausalSelfAttention)."""
         if layer_past is None and not return_present:
             x = x + self.attn.attend(*self.attn.project(self.ln1(x)))
             return x + self.mlp(self.ln2(x))
@@ -273,7 +273,7 @@ def _cross_entropy(logits: Tensor, targets: Tensor | None) -> Tensor | None:
 
 
 def top_k_logits(logits: Tensor, k: int | None) -> Tensor:
-    """A copy of logits (..., v) with -inf strictly below the k-th largest; ties stay. k None, < 1 or >= v: unchanged."""
+    """Logits (..., v) with -inf strictly below the k-th largest; ties stay. k None, < 1 or >= v keeps them all."""
     if k is None or k < 1 or k >= logits.shape[-1]:
         return logits
     threshold = torch.topk(logits, k, dim=-1).values[..., -1:]

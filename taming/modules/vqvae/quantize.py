@@ -121,7 +121,7 @@ class VectorQuantizer2(IndexRemapper):
 
 
 class EmbeddingEMA(nn.Module):
-    """A codebook that follows the running mean of the vectors assigned to each entry (van den Oord et al., app. A.1)."""
+    """A codebook that follows the running means of the vectors assigned to it (van den Oord et al., appendix A.1)."""
 
     def __init__(self, num_tokens: int, codebook_dim: int, decay: float = 0.99, eps: float = 1e-5) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class EmbeddingEMA(nn.Module):
 
     @torch.no_grad()
     def reseat(self, chosen: Tensor, vectors: Tensor, count: float | Tensor) -> None:
-        """Move the `chosen` (k,) entries to their rows of `vectors` (k, d), as if each had a running count of `count`."""
+        """Move the `chosen` (k,) entries to their rows of `vectors` (k, d), each with a running count of `count`."""
         self.cluster_size.data[chosen] = count
         self.weight.data.copy_(torch.where(chosen[:, None], vectors, self.weight))
         self.embed_avg.data.copy_(torch.where(chosen[:, None], vectors * self.cluster_size[:, None], self.embed_avg))
