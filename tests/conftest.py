@@ -1,5 +1,39 @@
-"""One thread per test process: the models are tiny, and results do not depend on how many cores there are."""
+"""What tests share: one thread per process, since the models are tiny, a user's own module, a folder of images."""
 
+import sys
+
+import numpy as np
+import pytest
 import torch
+from PIL import Image
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def user_module(tmp_path, monkeypatch):
+    """A function that writes a module of the user's own into the current folder; `main` cannot be imported."""
+    monkeypatch.setitem(sys.modules, "main", None)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    written = []
+
+    def write(name, source):
+        (tmp_path / f"{name}.py").write_text(source)
+        written.append(name)
+
+    yield write
+    for name in written:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    """Twelve smooth pictures of 80 x 72 pixels in two subfolders."""
+    rng = np.random.default_rng(0)
+    for index in range(12):
+        folder = tmp_path / "images" / ("left", "right")[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        corners = Image.fromarray(rng.integers(0, 256, (3, 3, 3), dtype=np.uint8))
+        corners.resize((80, 72), Image.Resampling.BICUBIC).save(folder / f"{index}.png")
+    return tmp_path / "images"

@@ -1,6 +1,5 @@
 """Configurations: merging with remembered sources, and the schema of a training config."""
 
-import sys
 import textwrap
 
 import pytest
@@ -32,14 +31,8 @@ class Data:
 
 
 @pytest.fixture(autouse=True)
-def user_module(tmp_path, monkeypatch):
-    """A module of the user's own, `parts`, in the current folder; and a `main` that cannot be imported."""
-    monkeypatch.setitem(sys.modules, "main", None)
-    (tmp_path / "parts.py").write_text(PARTS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    yield
-    sys.modules.pop("parts", None)
+def parts(user_module):
+    user_module("parts", PARTS)
 
 
 BASE = """

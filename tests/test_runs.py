@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 
 import pytest
 import torch
@@ -37,12 +36,8 @@ class Transformer(torch.nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def models(tmp_path, monkeypatch):
-    (tmp_path / "run_models.py").write_text(MODELS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    yield
-    sys.modules.pop("run_models", None)
+def models(user_module):
+    user_module("run_models", MODELS)
 
 
 def touch(folder, *names):

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from torch.utils.data import Dataset
 
 HELD_OUT = 5
-"""Every fifth scan is held out; so all writers are on both sides."""
+"""Every fifth scan of each class is held out; so all writers are on both sides."""
 
 
 class Digits(Dataset):
@@ -24,7 +24,10 @@ class Digits(Dataset):
         if size < 8:
             raise ValueError(f"{type(self).__module__}.{type(self).__name__}: size={size} is too small, use 8 or more")
         scans = load_digits()
-        in_split = (np.arange(len(scans.target)) % HELD_OUT != HELD_OUT - 1) == training
+        held_out = np.zeros(len(scans.target), dtype=bool)
+        for label in range(10):
+            held_out[np.flatnonzero(scans.target == label)[HELD_OUT - 1 :: HELD_OUT]] = True
+        in_split = held_out != training
         self.size = size
         self.n_classes = 10
         self.class_names = [str(digit) for digit in range(10)]

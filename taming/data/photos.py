@@ -1,7 +1,7 @@
 """Photographs: random crops of the pictures that come inside the scikit-image package, one class per picture.
 
 Nothing is downloaded. At each of several scales a picture is cut into two regions that share no pixel: training crops
-are drawn from two thirds of it, validation crops form a fixed grid over the third at its left or right side.
+are drawn from two thirds of it, validation crops are fixed places in the third at its left or right side.
 """
 
 import importlib.util
@@ -83,7 +83,7 @@ class PhotosTrain(Photos):
 
 
 class PhotosValidation(Photos):
-    """A fixed grid of crops of the validation regions, as many of each picture at each scale."""
+    """Fixed crops of the validation regions, as many of each picture at each scale."""
 
     def __init__(self, size: int = 32) -> None:
         super().__init__(size, training=False)
@@ -96,9 +96,8 @@ class PhotosValidation(Photos):
             raise IndexError(index)
         number, place = divmod(index, VALIDATION_CROPS)
         height, width, _ = self.regions[number][0].shape
-        rows, columns = VALIDATION_CROPS // 2, 2
-        top = (height - self.size) * (place // columns) // (rows - 1)
-        left = (width - self.size) * (place % columns) // (columns - 1)
+        top = (height - self.size) * place // (VALIDATION_CROPS - 1)  # downwards, in zigzag
+        left = (width - self.size) * (place % 2)
         return self.item(number, top, left)
 
 

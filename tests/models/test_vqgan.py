@@ -4,6 +4,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from parity import agree, build, cases, fill, grad_norms, inputs, names
+from tiny_configs import ddconfig
 from torch.utils.data import DataLoader
 
 from taming.config import get_obj_from_str
@@ -11,18 +12,7 @@ from taming.models.vqgan import EMAVQ, VQModel
 
 CASES = cases("vqmodels")
 MODELS = [name for name in names("vqmodels", "vqmodel/") if "quant" in CASES[name]["outputs"]]
-DDCONFIG = {
-    "double_z": False,
-    "z_channels": 4,
-    "resolution": 16,
-    "in_channels": 3,
-    "out_ch": 3,
-    "ch": 8,
-    "ch_mult": [1, 2],
-    "num_res_blocks": 1,
-    "attn_resolutions": [],
-    "dropout": 0.0,
-}
+DDCONFIG = ddconfig()
 
 
 def loss_config(**params):
@@ -318,11 +308,11 @@ def test_models_work_without_their_loss():
 
 
 def test_label_maps_are_coloured_in_range_and_with_the_checkpoints_palette():
-    ddconfig = DDCONFIG | {"in_channels": 5, "out_ch": 5}
+    labels = ddconfig(in_channels=5, out_ch=5)
     options = {"n_embed": 16, "embed_dim": 4, "image_key": "segmentation"}
     dummy = {"target": "taming.modules.losses.DummyLoss"}
-    source = VQModel(ddconfig, dummy, colorize_nlabels=5, **options)
-    without = VQModel(ddconfig, dummy, **options)
+    source = VQModel(labels, dummy, colorize_nlabels=5, **options)
+    without = VQModel(labels, dummy, **options)
     without.load_state_dict(source.state_dict())
     batch = {"segmentation": torch.eye(5)[torch.randint(5, (2, 16, 16))]}
     logged = without.log_images(batch)
@@ -333,10 +323,10 @@ def test_label_maps_are_coloured_in_range_and_with_the_checkpoints_palette():
 
 def test_published_size():
     """Anchors of models.md section 19."""
-    ddconfig = DDCONFIG | {"z_channels": 256, "resolution": 256, "ch": 128, "ch_mult": [1, 1, 2, 2, 4]}
-    ddconfig |= {"num_res_blocks": 2, "attn_resolutions": [16]}
+    networks = {"z_channels": 256, "resolution": 256, "ch": 128, "ch_mult": [1, 1, 2, 2, 4]}
+    published = ddconfig(num_res_blocks=2, attn_resolutions=[16], **networks)
     with torch.device("meta"):
-        model = VQModel(ddconfig, {"target": "taming.modules.losses.DummyLoss"}, n_embed=1024, embed_dim=256)
+        model = VQModel(published, {"target": "taming.modules.losses.DummyLoss"}, n_embed=1024, embed_dim=256)
     sizes = [sum(p.numel() for p in module.parameters()) for module in (model.encoder, model.decoder, model)]
     assert sizes == [29_298_176, 42_449_795, 72_141_699]
     assert len(model.state_dict()) == 343

@@ -6,32 +6,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_configs import first_stage
 
 from taming.models.cond_transformer import Net2NetTransformer
 from taming.sampling import jobs
 from taming.sampling.jobs import latent_shape, parse_classes, plan_job, sample_images, sample_to_folder
 
 N_CODES, N_CLASSES = 12, 4
-FIRST_STAGE = {
-    "target": "taming.models.vqgan.VQModel",
-    "params": {
-        "ddconfig": {
-            "double_z": False,
-            "z_channels": 4,
-            "resolution": 8,
-            "in_channels": 3,
-            "out_ch": 3,
-            "ch": 32,
-            "ch_mult": [1, 1],
-            "num_res_blocks": 1,
-            "attn_resolutions": [],
-            "dropout": 0.0,
-        },
-        "lossconfig": {"target": "torch.nn.Identity"},
-        "n_embed": N_CODES,
-        "embed_dim": 4,
-    },
-}
+FIRST_STAGE = first_stage(resolution=8, n_embed=N_CODES)
 LABELS = {"target": "taming.modules.util.Labelator", "params": {"n_classes": N_CLASSES}}
 SHAPE = (4, 4, 4)
 STEPS = 16

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
+from tiny_configs import first_stage
 
 from taming.cli import run_command
 from taming.config import instantiate_from_config
@@ -25,27 +26,7 @@ CONFIG = {
             "target": "taming.modules.transformer.mingpt.GPT",
             "params": {"vocab_size": 8, "block_size": 4, "n_layer": 1, "n_head": 1, "n_embd": 8},
         },
-        "first_stage_config": {
-            "target": "taming.models.vqgan.VQModel",
-            "params": {
-                "ckpt_path": "the/first/stage/is/long/gone.ckpt",
-                "ddconfig": {
-                    "double_z": False,
-                    "z_channels": 4,
-                    "resolution": 4,
-                    "in_channels": 3,
-                    "out_ch": 3,
-                    "ch": 32,
-                    "ch_mult": [1, 1],
-                    "num_res_blocks": 1,
-                    "attn_resolutions": [],
-                    "dropout": 0.0,
-                },
-                "lossconfig": {"target": "torch.nn.Identity"},
-                "n_embed": 8,
-                "embed_dim": 4,
-            },
-        },
+        "first_stage_config": first_stage(resolution=4, n_embed=8, ckpt_path="the/first/stage/is/long/gone.ckpt"),
         "cond_stage_config": {"target": "taming.modules.util.Labelator", "params": {"n_classes": 3}},
     },
 }

@@ -1,0 +1,66 @@
+"""Every config that ships: its header, its model, its data, and one training and validation batch of the quick ones."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from taming.config import instantiate_from_config, load_config, validate_config
+from taming.training import train
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
+QUICK = sorted(ROOT.glob("configs/quickstart/*.yaml"))
+NO_CHECKPOINT = "model.params.first_stage_config.params.ckpt_path=null"
+
+
+def name(path):
+    return str(path.relative_to(ROOT / "configs"))
+
+
+def load(path):
+    second_stage = "transformer" in path.stem
+    return load_config([path], [NO_CHECKPOINT] if second_stage else [])
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name)
+def test_header_says_how_to_run_it_on_what_and_what_to_expect(path):
+    lines = path.read_text().splitlines()
+    header = " ".join(line for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))])
+    assert f"python main.py --base configs/{name(path)} -t True" in header
+    assert "Hardware" in header
+    assert "Expect" in header or path.stem.endswith("_published")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name)
+def test_config_is_valid_and_its_model_builds(path):
+    config = load(path)
+    validate_config(config)
+    with torch.device("meta"):
+        model = instantiate_from_config(config.model)
+    model.learning_rate = 1.0
+    model.configure_optimizers()
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if "transformer" in path.stem], ids=name)
+def test_first_stage_of_a_transformer_is_the_one_that_its_vqgan_config_trains(path):
+    vqgan = OmegaConf.load(path.with_name(path.name.replace("transformer", "vqgan"))).model
+    first_stage = OmegaConf.load(path).model.params.first_stage_config
+    assert first_stage.target == vqgan.target
+    for key in ("ddconfig", "n_embed", "embed_dim"):
+        assert first_stage.params[key] == vqgan.params[key], key
+    assert OmegaConf.load(path).model.params.transformer_config.params.vocab_size >= vqgan.params.n_embed
+
+
+@pytest.mark.parametrize("path", QUICK, ids=name)
+def test_one_batch_of_training_and_validation(path, tmp_path, monkeypatch, image_folder):
+    monkeypatch.chdir(tmp_path)
+    overrides = [NO_CHECKPOINT] if "transformer" in path.stem else []
+    if path.stem.startswith("folder"):
+        overrides += [f"data.params.{split}.params.root={image_folder}" for split in ("train", "validation")]
+    result = train(["--base", str(path), "--train", "True", "--fast_dev_run", "True", *overrides])
+    assert result.trainer.global_step == 1
+    losses = {key: value for key, value in result.trainer.callback_metrics.items() if "loss" in key}
+    assert {key.split("/")[0] for key in losses} == {"train", "val"}
+    assert all(torch.isfinite(value) for value in losses.values())
