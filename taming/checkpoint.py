@@ -30,9 +30,6 @@ class CheckpointError(ValueError):
     """A file that is no checkpoint, is refused, or does not fit the model; the message is one line and names it."""
 
 
-# ---- reading ----
-
-
 class _StandIn:
     """Takes the place of an OmegaConf node; it only holds the attributes of the node."""
 
@@ -140,9 +137,6 @@ def _plain(value: Any) -> Any:
     return value
 
 
-# ---- writing ----
-
-
 def save_checkpoint_atomic(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> None:
     """Write a checkpoint that `torch.load(path, weights_only=True)` reads; `path` never holds half of one.
 
@@ -176,9 +170,6 @@ class SafeCheckpointIO(CheckpointIO):
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-# ---- loading into a model ----
 
 
 class IncompatibleKeys(NamedTuple):

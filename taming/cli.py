@@ -41,9 +41,6 @@ def run_command(main: Callable[[Sequence[str] | None], int | None], argv: Sequen
         return USER_ERROR
 
 
-# ---- arguments ----
-
-
 def str2bool(text: str) -> bool:
     """yes, true, t, y, 1 and no, false, f, n, 0 in any case; for argparse's `type`."""
     if text.lower() in ("yes", "true", "t", "y", "1"):
@@ -85,9 +82,6 @@ def _unknown_argument(parser: argparse.ArgumentParser, unknown: Sequence[str]) -
         near = nearest(f"--{token}", list(parser._option_string_actions))
     hint = f"; did you mean {near}?" if near else ""
     return ConfigError(f"{COMMAND_LINE}: {token} is neither an option nor an override section.key=value{hint}")
-
-
-# ---- devices ----
 
 
 def add_device_options(parser: argparse.ArgumentParser, *, precision: bool = True) -> None:

@@ -68,9 +68,6 @@ SECTION_KEYS = {
 }
 
 
-# ---- loading and merging ----
-
-
 @dataclass(frozen=True)
 class ConfigSource:
     """One place that sets values: a YAML file, the command line, a program's own settings."""
@@ -174,9 +171,6 @@ def _clash(old: DictConfig, new: DictConfig) -> str | None:
             kinds = "a section" if isinstance(ours, DictConfig) else "a list, which is only replaced as a whole,"
             return f"{key_path(new, key)} cannot be merged, it is {kinds} in an earlier source"
     return None
-
-
-# ---- the configuration of a training run ----
 
 
 def validate_config(config: DictConfig) -> None:

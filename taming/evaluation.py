@@ -97,9 +97,6 @@ def complete_halves(model: Net2NetTransformer, batch: Mapping, *, count: int, se
     return given.cpu(), torch.stack(completions).clamp(-1, 1).cpu()
 
 
-# ---- do samples look like their class? ----
-
-
 class Classifier(nn.Sequential):
     """A small convolutional network, images (n, 3, h, w) -> logits (n, n_classes); any size from 16 pixels."""
 

@@ -64,9 +64,6 @@ DEAD_TARGETS = {
 """Targets of old configs that no longer exist -> what takes their place."""
 
 
-# ---- targets ----
-
-
 def get_obj_from_str(string: str, reload: bool = False) -> Any:
     """The object at a dotted path, `package.module.name`; with `reload` its module is executed again first.
 
@@ -132,9 +129,6 @@ def library_targets() -> tuple[str, ...]:
             if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
                 targets.append(f"{module}.{node.name}")
     return tuple(targets)
-
-
-# ---- parameters ----
 
 
 @dataclass(frozen=True)
@@ -203,9 +197,6 @@ def _missing(callable_: Callable, keywords: Mapping[str, Any], name: str, where:
 
 def _name(callable_: Callable) -> str:
     return getattr(callable_, "__name__", repr(callable_))
-
-
-# ---- instantiation ----
 
 
 def instantiate_from_config(config: Mapping[str, Any], *, where: str = "") -> Any:

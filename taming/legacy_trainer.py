@@ -38,9 +38,6 @@ def parse_devices(value: Any) -> int | str | list[int]:
     raise ValueError("expected a number of devices, or indices with a comma such as '0,' or '0,1'")
 
 
-# ---- translations that need more than a new name; each raises ValueError for a value that it cannot take ----
-
-
 def _gpus(value: Any) -> Settings:
     if value is None:
         return {}
@@ -163,9 +160,6 @@ LEGACY_SWITCHES = (
     "prepare_data_per_node",
 )
 """Those of LEGACY that mean true when they are given without a value."""
-
-
-# ---- values of arguments that both versions have ----
 
 
 def _precision(value: Any) -> str:

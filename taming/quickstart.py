@@ -82,9 +82,6 @@ def run(job: QuickStart) -> dict:
     return metrics
 
 
-# ---- training ----
-
-
 def train_stage(job: QuickStart, stage: str, *overrides: str) -> TrainingResult:
     """Train one stage through main.py's code, or go on with the run that an earlier start left."""
     begun = sorted((job.outdir / "logs").glob(f"*_{stage}/checkpoints/last.ckpt"))
@@ -125,9 +122,6 @@ def class_overrides(vqgan: TrainingResult) -> list[str]:
     return [f"model.params.cond_stage_config.params.n_classes={n_classes}"]
 
 
-# ---- samples ----
-
-
 def sample_classes(job: QuickStart, loaded: LoadedModel) -> dict[int | None, Tensor]:
     """Samples (n, 3, h, w) by class, None for an unconditional model, read back from the files of sample_fast."""
     model = loaded.model
@@ -148,9 +142,6 @@ def sample_classes(job: QuickStart, loaded: LoadedModel) -> dict[int | None, Ten
 def read_images(folder: Path) -> Tensor:
     """All PNGs of a folder in the order of their names, (n, 3, h, w) in [-1, 1]."""
     return from_uint8(np.stack([np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))]))
-
-
-# ---- measuring ----
 
 
 def measure(model, data, real: evaluation.Encoded, samples: Mapping[int | None, Tensor]) -> dict:
@@ -181,9 +172,6 @@ def measure_baseline(baseline: TrainingResult, data, device: torch.device) -> di
         "published_recipe_psnr_db": evaluation.psnr(real.images, real.reconstructions).mean().item(),
         "published_recipe_codebook_usage": evaluation.codebook_usage(real.tokens, model.quantize.n_e),
     }
-
-
-# ---- pictures ----
 
 
 def draw(job: QuickStart, model, data, real: evaluation.Encoded, samples: Mapping[int | None, Tensor]) -> None:

@@ -92,9 +92,6 @@ def _configs_in(logdir: Path) -> list[Path]:
     return project or [file for file in files if not file.stem.endswith("-lightning")]
 
 
-# ---- models ----
-
-
 @dataclass(frozen=True)
 class LoadedModel:
     """A model in eval mode, its merged config, and what loading it took.

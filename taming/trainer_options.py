@@ -47,9 +47,6 @@ Origins = dict[str, str]
 """Key in `lightning.trainer` -> how a message names the option that set it."""
 
 
-# ---- translation ----
-
-
 def translate(sources: Sequence[ConfigSource]) -> tuple[list[ConfigSource], Origins]:
     """The sources with `lightning.trainer` in Lightning 2.6 keys, and where each of these keys comes from.
 
@@ -128,9 +125,6 @@ def _settle_processes(trainer: DictConfig, accelerator: str) -> None:
         logger.info("num_processes %s is ignored: it is for the CPU", count)
 
 
-# ---- from merged options to the Trainer ----
-
-
 def check_devices(trainer: Mapping[str, Any], origins: Origins) -> None:
     """Raise ConfigError, naming the option, if it asks for a GPU that this machine does not have."""
     accelerator, devices = trainer.get("accelerator"), trainer.get("devices")
@@ -181,9 +175,6 @@ def _several_devices(arguments: Settings) -> bool:
         devices = 1 if arguments["accelerator"] == "cpu" else torch.accelerator.device_count()
     count = len(devices) if isinstance(devices, list) else devices
     return count > 1 or (arguments.get("num_nodes") or 1) > 1
-
-
-# ---- the command line ----
 
 
 def parse_value(text: str) -> Any:

@@ -56,9 +56,6 @@ def _as_list(value: Any) -> list[Any]:
     return [value] if isinstance(value, str) else value
 
 
-# ---- defaults ----
-
-
 def with_defaults(plan: RunPlan, model: LightningModule) -> DictConfig:
     """The run's `lightning` section over what every run has."""
     configured = plan.config.lightning
@@ -97,9 +94,6 @@ def default_callbacks(plan: RunPlan) -> Settings:
         "learning_rate_logger": {"target": "main.LearningRateMonitor", "params": {"logging_interval": "step"}},
         "progress_bar": {"target": "taming.callbacks.FitProgressBar"},
     }
-
-
-# ---- building ----
 
 
 def build_checkpointing(section: DictConfig) -> list[Callback]:

@@ -99,9 +99,6 @@ def run(plan: RunPlan, *, fit: bool, test: bool) -> TrainingResult:
     return TrainingResult(plan.final_logdir, model, trainer, data)
 
 
-# ---- learning rate and batch size ----
-
-
 def scaled_learning_rate(base: float, *, batch_size: int, devices: int, accumulate: int) -> float:
     """The learning rate grows with the number of examples behind one optimizer step on one node."""
     return accumulate * devices * batch_size * base
@@ -150,9 +147,6 @@ def tune(
         attribute = "learning_rate" if auto_lr_find is True else auto_lr_find
         Tuner(trainer).lr_find(model, datamodule=data, attr_name=attribute)
         logger.info("learning rate %.2e found by auto_lr_find", getattr(model, attribute))
-
-
-# ---- fit and test ----
 
 
 def run_fit(plan: RunPlan, model: LightningModule, trainer: Trainer, data: LightningDataModule) -> None:

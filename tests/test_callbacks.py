@@ -62,9 +62,6 @@ def fit(tmp_path, *callbacks, module=None, batches=4, validation=0, logger=False
     return trainer
 
 
-# ---- images ----
-
-
 def test_schedule_of_the_published_frequency():
     logged = [batch for batch in range(2000) if ImageLogger(750, 4).is_due(batch)]
     assert logged == [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 750, 1500]
@@ -148,9 +145,6 @@ def test_wandb_gets_grids_with_eight_images_per_row(tmp_path):
     assert logger.images == [("val/inputs", (6 + 2, 4 * 6 + 2, 3), 7)]
 
 
-# ---- loggers ----
-
-
 @pytest.mark.parametrize(
     ("target", "expected"),
     [
@@ -168,9 +162,6 @@ def test_wandb_gets_grids_with_eight_images_per_row(tmp_path):
 def test_each_kind_of_logger_has_its_own_defaults(target, expected):
     section = None if target is None else {"target": target}
     assert default_logger(section, Path("logs/run"), offline=True)["params"] == expected
-
-
-# ---- last.ckpt ----
 
 
 def saved_step(tmp_path):
@@ -211,9 +202,6 @@ def test_nothing_is_saved_before_training_or_by_a_trial_run(tmp_path):
         fit(tmp_path, LastCheckpoint(tmp_path), module=Broken(), validation=1)
     fit(tmp_path, LastCheckpoint(tmp_path), fast_dev_run=True)
     assert not (tmp_path / "last.ckpt").exists()
-
-
-# ---- the rest ----
 
 
 def test_gradient_norm(tmp_path):

@@ -48,9 +48,6 @@ class Payload:
         return open, (str(self.path), "w")
 
 
-# ---- reading ----
-
-
 def test_callbacks_of_lightning_before_1_5_get_their_names_as_keys(tmp_path):
     callbacks = {ModelCheckpoint: {"best_model_score": np.float64(0.5)}, EarlyStopping: {"wait_count": 2}}
     path = saved(tmp_path / "old.ckpt", {"state_dict": WEIGHTS, "global_step": 7, "callbacks": callbacks})
@@ -172,9 +169,6 @@ def test_safetensors_without_its_package(tmp_path, monkeypatch):
         load_checkpoint(tmp_path / "model.safetensors")
 
 
-# ---- writing ----
-
-
 def test_what_is_written_needs_no_trust(tmp_path):
     content = {
         "state_dict": WEIGHTS,
@@ -258,9 +252,6 @@ def test_checkpoint_io_removes_files_and_folders(tmp_path):
         SafeCheckpointIO().remove_checkpoint(path)
     SafeCheckpointIO().remove_checkpoint(tmp_path / "sharded")
     assert not os.listdir(tmp_path)
-
-
-# ---- loading into a model ----
 
 
 class Tokenizer(nn.Module):

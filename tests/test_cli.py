@@ -27,9 +27,6 @@ def raising(error):
     return main
 
 
-# ---- running a command ----
-
-
 def test_a_command_s_status_and_arguments():
     seen = []
     assert run_command(seen.append, ["-r", "x"]) == 0
@@ -87,9 +84,6 @@ def test_only_the_first_process_reports(monkeypatch, rank, level):
     monkeypatch.setenv("LOCAL_RANK", rank)
     run_command(lambda argv: 0, [])
     assert logging.getLogger("taming.config").getEffectiveLevel() == level
-
-
-# ---- arguments ----
 
 
 @pytest.fixture
@@ -162,9 +156,6 @@ def test_the_process_s_own_arguments_by_default(parser, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["main.py", "-n", "x", "a.b=1"])
     options, overrides = split_dotlist(parser)
     assert (options.name, overrides) == ("x", ["a.b=1"])
-
-
-# ---- devices ----
 
 
 def test_devices(monkeypatch):

@@ -57,9 +57,6 @@ def line_of(error):
     return str(error.value)
 
 
-# ---- merging ----
-
-
 def test_later_sources_win_mappings_merge_and_lists_are_replaced(tmp_path):
     first = write(tmp_path / "a.yaml", "m: {x: 1, y: {p: 1, q: 2}, l: [1, 2, 3]}")
     second = write(tmp_path / "b.yaml", "m: {y: {q: 3}, l: [4]}\nn: 1")
@@ -142,9 +139,6 @@ def test_each_leaf_of_a_merged_config_has_the_source_that_set_it(first, second):
             assert source_of(merged, key) == ("2" if key in second else "1")
 
 
-# ---- mistakes in sources ----
-
-
 def test_missing_file_names_the_nearest_one(tmp_path):
     write(tmp_path / "faceshq_vqgan.yaml", "a: 1")
     with pytest.raises(
@@ -194,9 +188,6 @@ def test_list_over_section(tmp_path):
     with pytest.raises(ConfigError) as error:
         config_with(tmp_path, "model.params.ddconfig=[1]")
     assert f"{COMMAND_LINE}: model.params.ddconfig cannot be merged" in line_of(error)
-
-
-# ---- the schema of a training config ----
 
 
 def test_a_complete_config_is_valid(tmp_path):

@@ -68,9 +68,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "old")]
 
 
-# ---- labelled grids ----
-
-
 def test_labelled_grid_holds_enlarged_images_on_white():
     rows = {"zero": torch.full((2, 3, 4, 4), -1.0), "a longer label": torch.full((3, 3, 4, 4), 0.0)}
     grid = labelled_grid(rows, columns=("x",), min_tile=32, padding=4)

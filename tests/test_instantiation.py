@@ -118,9 +118,6 @@ def line_of(error):
     return str(error.value)
 
 
-# ---- targets ----
-
-
 @pytest.mark.parametrize("name", [*MAIN_EXPORTS, *DEAD_TARGETS])
 def test_aliases_lead_to_objects_without_importing_main(name):
     assert get_obj_from_str(name).__name__ == (DEAD_TARGETS | MAIN_EXPORTS)[name].rpartition(".")[2]
@@ -174,9 +171,6 @@ def test_a_module_that_misses_another_one_is_not_blamed_on_the_target(tmp_path):
     write(tmp_path / "needy.py", "import not_installed_anywhere\nclass Thing: pass")
     with pytest.raises(ModuleNotFoundError, match="not_installed_anywhere"):
         instantiate_from_config({"target": "needy.Thing"})
-
-
-# ---- parameters ----
 
 
 def test_typos_in_nested_sections_have_the_full_key_and_the_file(tmp_path):

@@ -18,9 +18,6 @@ def config(tmp_path, monkeypatch):
     return write_config(tmp_path)
 
 
-# ---- resuming ----
-
-
 def test_a_run_is_resumed_in_place(config, tmp_path):
     first = fit(config, "--max_epochs", "1")
     folder = tmp_path / "any name"
@@ -56,9 +53,6 @@ def test_a_checkpoint_starts_a_new_run(config):
     assert second.logdir.name.endswith("_again") and second.logdir != first
     assert second.trainer.global_step == 8
     assert "resume_from_checkpoint" not in next(second.logdir.glob("configs/*-lightning.yaml")).read_text()
-
-
-# ---- interruptions ----
 
 
 def test_an_exception_leaves_a_checkpoint_to_resume_from(config):
@@ -102,9 +96,6 @@ def test_usr1_saves_between_two_batches_and_training_goes_on(config):
     assert saved["global_step"] == 2
     assert saved["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["completed"] == 2
     assert signal.getsignal(signal.SIGUSR1) is before
-
-
-# ---- debugging ----
 
 
 def test_debug_runs_are_put_aside_and_errors_start_the_debugger(config, monkeypatch):

@@ -47,9 +47,6 @@ def touch(folder, *names):
     return folder
 
 
-# ---- resolving ----
-
-
 @pytest.mark.parametrize("name", ["logs/2020-11-09T13-31-51_sflckr", "some/any name", "a.folder"])
 def test_a_folder_with_any_name(tmp_path, name):
     folder = touch(
@@ -128,8 +125,6 @@ def test_what_is_not_there(tmp_path):
     places = [os.path.join("run", folder, "*.ckpt") for folder in ("checkpoints", "ckpts")]
     assert str(error.value) == f"run: no checkpoint in this run folder, looked for {', '.join(places)}"
 
-
-# ---- loading ----
 
 CONFIG = {
     "model": {

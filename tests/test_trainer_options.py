@@ -39,9 +39,6 @@ def parse(*argv):
     return parser.parse_args(argv)
 
 
-# ---- one old option at a time ----
-
-
 @pytest.mark.parametrize(
     ("option", "value", "expected"),
     [
@@ -141,9 +138,6 @@ def test_mistakes_name_file_key_and_remedy(settings, words):
     assert "\n" not in str(error.value)
 
 
-# ---- several sources ----
-
-
 @pytest.mark.parametrize(
     ("first", "second", "expected"),
     [
@@ -173,9 +167,6 @@ def test_the_command_line_is_one_source_and_the_last():
     both = parse("--gpus", "0,", "--devices", "2")
     with pytest.raises(ConfigError, match=r"--gpus 0, and --devices 2.*keep one"):
         translate(list(with_options([], both)))
-
-
-# ---- the command line ----
 
 
 def test_every_name_of_both_versions_is_an_option():
@@ -212,9 +203,6 @@ def test_options_that_argparse_refuses(argv, capsys):
         parse(*argv)
     assert exit_.value.code == 2
     assert argv[0] in capsys.readouterr().err
-
-
-# ---- devices and defaults ----
 
 
 def check(*sources):

@@ -26,9 +26,6 @@ def config(tmp_path, monkeypatch):
     return write_config(tmp_path)
 
 
-# ---- the run folder ----
-
-
 def test_what_a_run_leaves(config):
     result = fit(config, "-n", "first", "-f", "_x", "--max_epochs", "2")
     stamp = re.fullmatch(r"logs/(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d)_first_x", str(result.logdir))[1]
@@ -110,9 +107,6 @@ def test_sections_may_refer_to_each_other(config):
     assert result.trainer.checkpoint_callback.monitor == "val/rec_loss"
 
 
-# ---- what a model with two optimizers gets ----
-
-
 def test_accumulation_and_clipping_reach_a_module_that_steps_by_itself(config):
     options = ["--accumulate_grad_batches", "{0: 1, 1: 2}", "--gradient_clip_val", "0.5"]
     result = fit(
@@ -127,9 +121,6 @@ def test_accumulation_and_clipping_reach_a_module_that_steps_by_itself(config):
 def test_accumulation_of_other_modules_is_the_trainers(config):
     result = fit(config, "--max_epochs", "2", "--accumulate_grad_batches", "{0: 1, 1: 2}")
     assert result.trainer.global_step == 4 + 2
-
-
-# ---- learning rate and batch size ----
 
 
 @pytest.mark.parametrize(("accumulate", "rate"), [(1, 1.08e-4), (8, 8.64e-4)])
@@ -164,9 +155,6 @@ def test_the_learning_rate_is_searched_when_asked(config):
     assert result.trainer.global_step == 3
 
 
-# ---- the test phase, and runs without training ----
-
-
 def test_testing_needs_a_test_step_and_data(config, caplog):
     caplog.set_level("INFO")
     train(["-b", config])
@@ -186,9 +174,6 @@ def test_testing_uses_the_trained_weights_or_those_of_the_run(config):
     assert torch.equal(again.model.tested_weight, trained.model.tested_weight)
     skipped = train(["-r", str(trained.logdir), "--no-test"])
     assert not hasattr(skipped.model, "tested_weight")
-
-
-# ---- what cannot start ----
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,6 @@ PENDING_WRITES = 256
 WRITER_THREADS = 4
 
 
-# ---- what a model can sample ----
-
-
 def class_labels(model: Net2NetTransformer, classes: str | Sequence[int] | None = None) -> tuple[int | None, ...]:
     """The labels that `classes` means for this model: (None,) if it is unconditional, all it knows for None.
 
@@ -113,9 +110,6 @@ def latent_shape(
     return codebook_dim, height, width
 
 
-# ---- samples in memory ----
-
-
 @torch.no_grad()
 def sample_images(
     model: Net2NetTransformer, keys: Sequence[Key], *, seed: int, shape: tuple[int, int, int] | None = None, **filters
@@ -131,9 +125,6 @@ def sample_images(
     n_tokens = model.first_stage_model.quantize.re_embed
     tokens = decode(model.transformer, prefix, h * w, uniforms=uniforms, n_tokens=n_tokens, **filters)
     return model.decode_to_img(tokens, (len(keys), d, h, w)), tokens
-
-
-# ---- samples in files ----
 
 
 @dataclass(frozen=True)

@@ -49,9 +49,6 @@ def expected(model, tmp_path_factory):
     return contents(sample_to_folder(model, tmp_path_factory.mktemp("expected"), batch_size=15, **OPTIONS))
 
 
-# ---- classes and sizes ----
-
-
 @pytest.mark.parametrize(
     ("text", "labels"),
     [
@@ -132,9 +129,6 @@ def test_numbers_out_of_range_leave_nothing_behind(model, tmp_path, options, mes
     assert not list(tmp_path.iterdir())
 
 
-# ---- samples ----
-
-
 def test_tokens_do_not_depend_on_the_batch(model):
     keys = [(index % N_CLASSES, index) for index in range(16)]
     images, tokens = sample_images(model, keys, seed=3, top_k=8)
@@ -153,9 +147,6 @@ def test_greedy_is_what_the_plain_model_gives(model):
 def test_only_entries_of_the_codebook():
     _, tokens = sample_images(tiny_model(vocab_size=4 * N_CODES), [(0, index) for index in range(8)], seed=0)
     assert tokens.max() < N_CODES
-
-
-# ---- files ----
 
 
 @pytest.mark.parametrize("batch_size", [2, 5])
@@ -221,9 +212,6 @@ def test_an_error_of_writing_ends_the_job(model, tmp_path, monkeypatch, pending)
     monkeypatch.setattr(jobs, "save_png", full)
     with pytest.raises(OSError, match="no space left"):
         sample_to_folder(model, tmp_path, **OPTIONS)
-
-
-# ---- manifest ----
 
 
 def manifest(folder):
