@@ -8,6 +8,7 @@ python scripts/quickstart.py -r quickstart/...    # go on after an interruption
 
 import argparse
 import json
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -67,8 +68,9 @@ def plan(options: argparse.Namespace) -> QuickStart:
         raise FileNotFoundError(f"--data {options.data}: neither digits, photos nor an existing folder")
     name = options.data if options.data in EMBEDDED else Path(options.data).resolve().name
     outdir = options.outdir or Path("quickstart", f"{time.strftime('%Y-%m-%dT%H-%M-%S')}_{name}")
-    if (outdir / OPTIONS).exists():
-        raise ValueError(f"--outdir {outdir}: holds a quick start already; go on with -r {outdir}, or name another")
+    if outdir.exists() and any(outdir.iterdir()):
+        hint = f"; go on with the quick start in it by -r {outdir}" if (outdir / OPTIONS).exists() else ""
+        raise ValueError(f"--outdir {outdir}: is not empty, name another folder{hint}")
     return QuickStart(
         data=options.data,
         outdir=outdir,
@@ -90,7 +92,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     print(f"quick start on {job.data} in {job.outdir}; after an interruption: python {sys.argv[0]} -r {job.outdir}")
     start = time.monotonic()
-    metrics = run(job)
+    try:
+        metrics = run(job)
+    except (ValueError, OSError):
+        if options.resume is None and not any(job.outdir.glob("logs/*/checkpoints/*.ckpt")):
+            shutil.rmtree(job.outdir)  # it was absent or empty before
+        raise
     report(job, metrics | {"minutes": (time.monotonic() - start) / 60})
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,6 +159,8 @@ def run_fit(plan: RunPlan, model: LightningModule, trainer: Trainer, data: Light
     except (ValueError, OSError, ImportError):  # of which a command shows only the message, as a user's mistake
         if trainer.fit_loop.epoch_loop.batch_progress.total.started:
             logger.exception("training broke off")
+        elif trainer.is_global_zero and not plan.resumed:
+            shutil.rmtree(plan.logdir, ignore_errors=True)
         raise
 
 

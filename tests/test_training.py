@@ -252,3 +252,13 @@ def test_the_command_without_a_gpu(config):
     assert run.returncode == 2
     assert run.stderr.startswith("error: --gpus 0,: no CUDA GPU") and run.stderr.count("\n") == 1
     assert run_folders() == []
+
+
+def test_an_image_that_cannot_be_read_in_the_sanity_check_leaves_no_run_folder(config):
+    Path("broken.png").write_bytes(b"no image")
+    Path("list.txt").write_text("broken.png\n")
+    params = "params: {size: 8, test_images_list_file: list.txt}"
+    images = f"data.params.validation={{target: taming.data.custom.CustomTest, {params}}}"
+    with pytest.raises(OSError, match=r"CustomTest: cannot read image broken\.png"):
+        train(["-b", config, "-t", images])
+    assert run_folders() == []

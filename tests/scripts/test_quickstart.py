@@ -1,5 +1,6 @@
 """The quick start from a folder of images to pictures and numbers, at a size that proves the path, not the recipe."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytorch_lightning as pl
 from PIL import Image
 
 from taming import evaluation, quickstart
+from taming.cli import run_command
 from taming.quickstart import QuickStart
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "quickstart"
@@ -84,3 +86,32 @@ def test_budget_scales_the_steps_of_the_config():
     whole = int(base.read_text().split("max_steps: ")[1].split()[0])
     assert steps == f"lightning.trainer.max_steps={whole // 2}" and decay.endswith(f"max_decay_steps={whole // 2}")
     assert seconds == "lightning.trainer.max_time={seconds: 63}"
+
+
+def run_script(*arguments):
+    spec = importlib.util.spec_from_file_location("quickstart_script", CONFIGS.parents[1] / "scripts" / "quickstart.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return run_command(script.main, [str(argument) for argument in arguments])
+
+
+def test_mistakes_are_one_line_and_leave_nothing(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    cases = {
+        ("--data", tmp_path / "nowhere"): "neither digits, photos nor an existing folder",
+        ("--data", tmp_path / "empty", "--outdir", tmp_path / "out"): "no images below",
+        ("--minutes", "0"): "a time budget is positive",
+        ("-r", tmp_path / "nowhere"): "no quick start there",
+    }
+    for arguments, message in cases.items():
+        assert run_script(*arguments) == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+        assert message in line
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_a_folder_with_anything_in_it_is_not_touched(tmp_path, capsys):
+    (tmp_path / "thesis.tex").touch()
+    assert run_script("--outdir", tmp_path) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
