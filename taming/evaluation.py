@@ -111,7 +111,7 @@ class Classifier(nn.Sequential):
 
 
 def train_classifier(
-    dataset: Dataset, n_classes: int, *, steps: int = 500, batch_size: int = 64, device: torch.device | str = "cpu"
+    dataset: Dataset, n_classes: int, *, steps: int = 1000, batch_size: int = 64, device: torch.device | str = "cpu"
 ) -> Classifier:
     """A classifier of `image` by `class_label`, trained on real images only; in eval mode."""
     model = Classifier(n_classes).to(device)

@@ -14,14 +14,15 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
-from pytorch_lightning import seed_everything
+from pytorch_lightning import LightningDataModule, seed_everything
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data import Dataset, default_collate
 
 from taming import evaluation, figures
 from taming.cli import select_device
 from taming.files import atomic_path
 from taming.images import from_uint8, labelled_grid, save_png
+from taming.models.cond_transformer import Net2NetTransformer
 from taming.runs import LoadedModel, load_model, resolve_run
 from taming.sampling.jobs import sample_to_folder
 from taming.training import TrainingResult, train
@@ -33,6 +34,9 @@ MINUTES = {"digits": 5, "photos": 10, "folder": 10}
 """What the steps of the configs take for the whole job on two CPU cores."""
 SAMPLES_PER_CLASS = 50
 SHOWN = 8
+COMPLETIONS = 4
+TILE = 96
+"""Pixels of an image in a picture, at least."""
 LOSSES = {
     "vqgan": {"train/rec_loss_step": "train reconstruction", "val/rec_loss_epoch": "held-out reconstruction"},
     "transformer": {"train/loss_step": "train", "val/loss_epoch": "held-out"},
@@ -61,11 +65,12 @@ class QuickStart:
 
 def run(job: QuickStart) -> dict:
     """Run all of a quick start, or what is left of it; returns the metrics, which `metrics.json` holds as well."""
-    torch.set_float32_matmul_precision("high")
     vqgan = train_stage(job, "vqgan")
     baseline = train_stage(job, "published") if job.baseline else None
-    first_stage = f"model.params.first_stage_config.params.ckpt_path={vqgan.logdir / 'checkpoints' / 'last.ckpt'}"
-    transformer = train_stage(job, "transformer", first_stage, *class_overrides(vqgan))
+    checkpoint = override(
+        "model.params.first_stage_config.params.ckpt_path", vqgan.logdir / "checkpoints" / "last.ckpt"
+    )
+    transformer = train_stage(job, "transformer", checkpoint, *class_overrides(vqgan))
     seed_everything(job.seed, workers=True)
     device = select_device("auto")
     data = transformer.datamodule
@@ -110,8 +115,12 @@ def budget(job: QuickStart, base: Path) -> list[str]:
 def data_overrides(job: QuickStart) -> list[str]:
     if job.is_embedded:
         return []
-    root = Path(job.data).resolve()
-    return [f"data.params.{split}.params.root={root}" for split in ("train", "validation")]
+    return [override(f"data.params.{split}.params.root", Path(job.data)) for split in ("train", "validation")]
+
+
+def override(key: str, path: Path) -> str:
+    """A config override that names a path, whatever characters it has and wherever the run is resumed from."""
+    return f"{key}={json.dumps(str(path.resolve()))}"
 
 
 def class_overrides(vqgan: TrainingResult) -> list[str]:
@@ -144,7 +153,9 @@ def read_images(folder: Path) -> Tensor:
     return from_uint8(np.stack([np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))]))
 
 
-def measure(model, data, real: evaluation.Encoded, samples: Mapping[int | None, Tensor]) -> dict:
+def measure(
+    model: Net2NetTransformer, data: LightningDataModule, real: evaluation.Encoded, samples: Mapping[int | None, Tensor]
+) -> dict:
     """What was learned, in numbers; see README for their meaning."""
     first_stage = model.first_stage_model
     metrics = {
@@ -164,7 +175,7 @@ def measure(model, data, real: evaluation.Encoded, samples: Mapping[int | None, 
     return metrics
 
 
-def measure_baseline(baseline: TrainingResult, data, device: torch.device) -> dict:
+def measure_baseline(baseline: TrainingResult, data: LightningDataModule, device: torch.device) -> dict:
     """The published recipe on the same data and steps: codebook trained by its loss, no k-means, no revival."""
     model = load_model(resolve_run(baseline.logdir), device=device).model
     real = evaluation.encode(model, data.val_dataloader())
@@ -174,34 +185,49 @@ def measure_baseline(baseline: TrainingResult, data, device: torch.device) -> di
     }
 
 
-def draw(job: QuickStart, model, data, real: evaluation.Encoded, samples: Mapping[int | None, Tensor]) -> None:
+def draw(
+    job: QuickStart,
+    model: Net2NetTransformer,
+    data: LightningDataModule,
+    real: evaluation.Encoded,
+    samples: Mapping[int | None, Tensor],
+) -> None:
     """The four pictures of a quick start."""
-    names = getattr(data.datasets["train"], "class_names", None)
-    chosen = torch.linspace(0, len(real.images) - 1, 2 * SHOWN).round().long()
+    names = data.datasets["train"].class_names
+    rows = {"samples" if label is None else names[label]: images[:SHOWN] for label, images in samples.items()}
+    save_png(job.outdir / "samples.png", labelled_grid(rows, min_tile=TILE))
+    draw_reconstructions(job, real)
+    draw_completions(job, model, data.datasets["validation"])
+    draw_losses(job)
+
+
+def draw_reconstructions(job: QuickStart, real: evaluation.Encoded) -> None:
     rows = {}
-    for number, part in enumerate(chosen.split(SHOWN)):
-        rows[f"held-out{' ' * number}"] = real.images[part]
-        rows[f"reconstructed{' ' * number}"] = real.reconstructions[part]
-    save_png(job.outdir / "reconstructions.png", labelled_grid(rows, min_tile=96))
-    rows = {"samples" if label is None else str(names[label]): images[:SHOWN] for label, images in samples.items()}
-    save_png(job.outdir / "samples.png", labelled_grid(rows, min_tile=96))
-    draw_completions(job, model, data)
+    for number, chosen in enumerate(evenly_spaced(len(real.images), 2 * SHOWN).split(SHOWN), start=1):
+        rows[f"held-out ({number})"] = real.images[chosen]
+        rows[f"reconstructed ({number})"] = real.reconstructions[chosen]
+    save_png(job.outdir / "reconstructions.png", labelled_grid(rows, min_tile=TILE))
+
+
+def draw_completions(job: QuickStart, model: Net2NetTransformer, dataset: Dataset) -> None:
+    chosen = evenly_spaced(len(dataset), SHOWN)
+    batch = default_collate([dataset[int(index)] for index in chosen])
+    given, completions = evaluation.complete_halves(model, batch, count=COMPLETIONS, seed=job.seed)
+    images = torch.cat((batch["image"].permute(0, 3, 1, 2)[None], given[None], completions))  # (2 + count, b, 3, h, w)
+    labels = [f"{name} (no. {index})" for name, index in zip(batch["human_label"], chosen.tolist(), strict=True)]
+    rows = dict(zip(labels, images.transpose(0, 1), strict=True))
+    columns = ["original", "given", *["completed"] * COMPLETIONS]
+    save_png(job.outdir / "completions.png", labelled_grid(rows, columns=columns, min_tile=TILE))
+
+
+def evenly_spaced(length: int, count: int) -> Tensor:
+    """At most `count` indices from all over a sequence, in order, each once."""
+    return ((torch.arange(count) + 0.5) * length / count).long().unique()
+
+
+def draw_losses(job: QuickStart) -> None:
     panels = {}
     for stage, tags in LOSSES.items():
-        (run_folder,) = sorted((job.outdir / "logs").glob(f"*_{stage}"))[-1:]
+        run_folder = sorted((job.outdir / "logs").glob(f"*_{stage}"))[-1]
         panels[stage] = {tags[tag]: curve for tag, curve in figures.read_curves(run_folder, list(tags)).items()}
     figures.save_loss_curves(job.outdir / "losses.png", panels)
-
-
-def draw_completions(job: QuickStart, model, data) -> None:
-    dataset = data.datasets["validation"]
-    chosen = np.linspace(0, len(dataset) - 1, SHOWN + 2).round().astype(int)[1:-1]
-    batch = default_collate([dataset[int(index)] for index in chosen])
-    given, completions = evaluation.complete_halves(model, batch, count=4, seed=job.seed)
-    originals = batch["image"].permute(0, 3, 1, 2)
-    rows = {
-        f"held-out {index}": torch.stack((original, half, *continued))
-        for index, original, half, continued in zip(chosen, originals, given, completions.transpose(0, 1), strict=True)
-    }
-    columns = ["original", "given", *("completed" for _ in completions)]
-    save_png(job.outdir / "completions.png", labelled_grid(rows, columns=columns, min_tile=96))

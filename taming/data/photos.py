@@ -27,7 +27,7 @@ PHOTOS = {
     "tissue": ("ihc.png", "right"),
 }
 """Class -> file, and the side whose third is held out: the one whose like is found in the rest of the picture too."""
-SCALES = (96, 128, 160)
+SCALES = (192, 256, 320)
 """Short sides in pixels, for crops of 32; other sizes scale with it."""
 TRAINING_SHARE = 2 / 3
 VALIDATION_CROPS = 12

@@ -76,7 +76,7 @@ def test_missing_photos_are_one_clear_line(monkeypatch):
 def test_regions_of_both_splits_share_no_pixel_and_leave_none_out():
     """Every column of a marked picture belongs to exactly one split."""
     for name, held_out in photos.PHOTOS.values():
-        for picture in photos.scaled_pictures(name, (96, 128, 160)):
+        for picture in photos.scaled_pictures(name, photos.SCALES):
             columns = np.broadcast_to(np.arange(picture.shape[1])[None, :, None], picture.shape)
             training, validation = (set(photos.region(columns, held_out, split)[0, :, 0]) for split in (True, False))
             assert not training & validation
