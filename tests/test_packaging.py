@@ -1,5 +1,6 @@
 """The wheel holds all of the package, and importing it is light."""
 
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -15,7 +16,11 @@ MODULES = sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     out = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    source = out / "source"  # a copy: building leaves files in the tree, which the next build would take along
+    shutil.copytree(ROOT / "taming", source / "taming", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)]
     built = subprocess.run(command, capture_output=True, text=True, cwd=out)
     assert built.returncode == 0, built.stdout + built.stderr
     (path,) = out.glob("*.whl")
