@@ -23,6 +23,7 @@ from taming.console import set_up_console  # noqa: E402
 from taming.files import atomic_path  # noqa: E402
 from taming.quickstart import EMBEDDED, QuickStart, run  # noqa: E402
 
+CONFIGS = ROOT / "configs" / "quickstart"
 OPTIONS = "options.json"
 TABLE = {
     "psnr_db": ("PSNR of held-out reconstructions", "{:.1f} dB"),
@@ -48,7 +49,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=23, help="seed of all random numbers (default: %(default)s)")
     add("--baseline", type=str2bool, nargs="?", const=True, default=False, metavar="BOOL",
         help="train the published recipe too, for comparison (takes its time on top)")  # fmt: skip
-    add("-r", "--resume", type=Path, metavar="OUTDIR", help="go on with a quick start that was interrupted")
+    add("-r", "--resume", type=Path, metavar="OUTDIR", help="go on with an interrupted quick start, with its options")
     return parser
 
 
@@ -58,9 +59,7 @@ def plan(options: argparse.Namespace) -> QuickStart:
         saved = options.resume / OPTIONS
         if not saved.is_file():
             raise FileNotFoundError(f"--resume {options.resume}: no quick start there, looked for {saved}")
-        job = QuickStart(
-            **json.loads(saved.read_text()), outdir=options.resume, configs=ROOT / "configs" / "quickstart"
-        )
+        job = QuickStart(**json.loads(saved.read_text()), outdir=options.resume, configs=CONFIGS)
         return replace(job, baseline=job.baseline or options.baseline)
     if options.minutes is not None and options.minutes <= 0:
         raise ValueError(f"--minutes {options.minutes:g}: a time budget is positive")
@@ -71,14 +70,8 @@ def plan(options: argparse.Namespace) -> QuickStart:
     if outdir.exists() and any(outdir.iterdir()):
         hint = f"; go on with the quick start in it by -r {outdir}" if (outdir / OPTIONS).exists() else ""
         raise ValueError(f"--outdir {outdir}: is not empty, name another folder{hint}")
-    return QuickStart(
-        data=options.data,
-        outdir=outdir,
-        configs=ROOT / "configs" / "quickstart",
-        seed=options.seed,
-        minutes=options.minutes,
-        baseline=options.baseline,
-    )
+    data = options.data if options.data in EMBEDDED else str(Path(options.data).resolve())
+    return QuickStart(data, outdir, CONFIGS, options.seed, options.minutes, options.baseline)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -107,7 +100,7 @@ def report(job: QuickStart, metrics: dict) -> None:
     for key, (label, form) in TABLE.items():
         if key in metrics:
             print(f"{label:<40}{form.format(metrics[key]):>12}")
-    (transformer,) = sorted((job.outdir / "logs").glob("*_transformer"))[-1:]
+    transformer = sorted((job.outdir / "logs").glob("*_transformer"))[-1]
     print(f"""
 Look at {job.outdir}/reconstructions.png  held-out images, and what their tokens keep of them
         {job.outdir}/samples.png          new images, one row per class

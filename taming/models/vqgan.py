@@ -106,7 +106,6 @@ class VQModel(TwoOptimizers, pl.LightningModule):
         step = self.global_step
         optimize = self.optimizer_round(batch_idx)
         x = self.get_input(batch, self.image_key)
-        reconstructions = None
         with optimize(0) as backward:
             reconstructions, codebook_loss = self(x)
             backward(self._loss(codebook_loss, x, reconstructions, 0, step))
