@@ -125,6 +125,8 @@ def library_targets() -> tuple[str, ...]:
     targets = []
     for file in sorted(package.rglob("*.py")):
         module = ".".join(file.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__")
+        if "._" in module:
+            continue
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
                 targets.append(f"{module}.{node.name}")

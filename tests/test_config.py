@@ -31,7 +31,7 @@ class Data:
 
 
 @pytest.fixture(autouse=True)
-def parts(user_module):
+def user_parts(user_module):
     user_module("parts", PARTS)
 
 

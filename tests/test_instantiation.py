@@ -90,7 +90,7 @@ def build(size, scale=2):
 
 
 @pytest.fixture(autouse=True)
-def parts(user_module):
+def user_parts(user_module):
     user_module("parts", PARTS)
 
 
