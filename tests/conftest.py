@@ -5,9 +5,13 @@ import sys
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
+from reference import fill
 
 torch.set_num_threads(1)
+settings.register_profile("taming", deadline=None)  # other work on the machine is no failure
+settings.load_profile("taming")
 
 
 @pytest.fixture
@@ -25,6 +29,19 @@ def user_module(tmp_path, monkeypatch):
     yield write
     for name in written:
         sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def gumbel_noise(monkeypatch):
+    """A function after which Gumbel noise is drawn from a name, -log(E) of the named exponential noise."""
+
+    def use(name):
+        def exponential(tensor):
+            return tensor.copy_(torch.from_numpy(fill.fill(name, tuple(tensor.shape), "exponential")))
+
+        monkeypatch.setattr(torch.Tensor, "exponential_", exponential)
+
+    return use
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from parity import agree, build, cases, inputs, make, names
 
 from taming.modules.vqvae.codebook import kmeans, nearest_code, pick_rows
-from taming.modules.vqvae.quantize import EMAVectorQuantizer, VectorQuantizer2
+from taming.modules.vqvae.quantize import EMAVectorQuantizer, GumbelQuantize, VectorQuantizer2
 
 CASES = cases("quantizers")
 
@@ -26,9 +26,15 @@ def build_with_remap(case, used_file):
     return build(case, **({"remap": used_file(case["used"])} if "used" in case else {}))
 
 
-def ramp_loss(loss, z_q):
-    ramp = torch.arange(z_q.numel(), dtype=torch.float32).view(z_q.shape) / z_q.numel()
-    return loss + (z_q * ramp).mean()
+def ramp_gradients(case, module, loss, z_q, **others):
+    """Gradients of loss + mean(z_q * ramp), as the figures have them for whichever tensors they list."""
+    ramp = torch.linspace(-1, 1, z_q.numel()).view(z_q.shape)
+    (loss + (z_q * ramp).mean()).backward()
+    gradients = {name: tensor.grad for name, tensor in (dict(module.named_parameters()) | others).items()}
+    if hasattr(module, "embedding") and module.embedding.weight.requires_grad:
+        gradients["embedding_norm"] = module.embedding.weight.grad.norm()
+    stored = next(value for key, value in case["outputs"].items() if key.startswith("grad"))
+    return {name: gradients[name] for name in stored}
 
 
 @pytest.mark.parametrize("name", [name for name in names("quantizers", "vq2") if name != "vq2/remap-tables"])
@@ -43,11 +49,92 @@ def test_vector_quantizer_2(name, used_file):
         "loss": loss,
         "indices": indices,
         "entry_of_indices": module.get_codebook_entry(indices.reshape(-1), (b, h, w, d)),
-        "...": 1,
+        "grads_of_loss_plus_mean_zq_times_ramp": ramp_gradients(case, module, loss, z_q, z=z),
     }
     if "entry_of_first_three_no_shape" in case["outputs"]:
         got["entry_of_first_three_no_shape"] = module.get_codebook_entry(indices.reshape(-1)[:3], None)
+    agree(without_margin(case), got)
+
+
+def without_margin(case):
+    """Figures without the remark how near the nearest tie was."""
+    return {key: value for key, value in case["outputs"].items() if key != "distance_margin_min"}
+
+
+def test_older_vector_quantizer():
+    case = CASES["vq-old"]
+    module, z = build(case), inputs(case)["z"].requires_grad_()
+    z_q, loss, (perplexity, encodings, indices) = module(z)
+    b, d, h, w = z.shape
+    got = {
+        "z_q": z_q,
+        "loss": loss,
+        "indices": indices,
+        "perplexity": perplexity,
+        "min_encodings_shape": list(encodings.shape),
+        "min_encodings_column_sums": encodings.sum(dim=0),
+        "entry_of_indices": module.get_codebook_entry(indices, (b, h, w, d)),
+        "entry_of_first_three_no_shape": module.get_codebook_entry(indices[:3, 0], None),
+        "grads_of_loss_plus_mean_zq_times_ramp": ramp_gradients(case, module, loss, z_q, z=z),
+    }
+    agree(without_margin(case), got)
+
+
+@pytest.mark.parametrize("name", [name for name in names("quantizers", "gumbel") if "manual-seed" not in name])
+def test_gumbel(name, used_file, gumbel_noise):
+    """Decision D17: in eval mode the published draw needs stochastic_eval. manual-seed depends on torch's generator."""
+    case = CASES[name]
+    module = build_with_remap(case, used_file)
+    module.stochastic_eval = True
+    gumbel_noise(case["noise"]["fill"])
+    z = inputs(case)["z"].requires_grad_()
+    z_q, kl, info, *logits = module(z, **case.get("call_kwargs", {}))
+    indices = info[2] if module.use_vqinterface else info
+    shape = (*indices.shape, z_q.shape[1])
+    got = {"z_q": z_q, "kl": kl, "indices": indices}
+    if logits:
+        got["logits"] = logits[0]
+        got["grad_norms_of_kl_plus_mean_zq_times_ramp"] = {
+            key: gradient.norm() for key, gradient in ramp_gradients(case, module, kl, z_q, z=z).items()
+        }
+    if "entry_of_indices" in case["outputs"]:
+        got["entry_of_indices"] = module.get_codebook_entry(indices.reshape(-1), shape)
+    if "codes_repeated" in case:
+        codes = torch.tensor(case["codes_repeated"]).repeat(indices.numel())[: indices.numel()]
+        got["entry_of_codes"] = module.get_codebook_entry(codes, shape)
     agree(case["outputs"], got)
+
+
+@pytest.mark.parametrize("straight_through", [True, False])
+def test_gumbel_takes_the_most_likely_code_in_eval_mode(straight_through):
+    """Decision D17: no random numbers, the same codes with and without gradient, the gradient that of a softmax."""
+    module = GumbelQuantize(5, 4, 12, straight_through=straight_through).eval()
+    z = torch.randn(2, 5, 3, 4, requires_grad=True)
+    state = torch.get_rng_state()
+    z_q, _, (_, _, indices), logits = module(z, temp=0.5, return_logits=True)
+    with torch.no_grad():
+        looked_up, _, (_, _, again) = module(z)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(indices, logits.argmax(dim=1)) and torch.equal(indices, again)
+    assert torch.allclose(z_q, looked_up, atol=1e-6) and torch.equal(looked_up, module.embed_code(indices))
+    (gradient,) = torch.autograd.grad(z_q.square().sum(), logits, retain_graph=True)
+    soft = (logits / 0.5).softmax(dim=1)
+    expected = torch.autograd.grad(soft, logits, torch.einsum("bdhw,kd->bkhw", 2 * z_q, module.embed.weight))[0]
+    assert torch.allclose(gradient, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("index", [-1, 12])
+@pytest.mark.parametrize("make_quantizer", [VectorQuantizer2, EMAVectorQuantizer, GumbelQuantize])
+def test_an_index_out_of_range_is_named(make_quantizer, index):
+    options = (4, 4, 12) if make_quantizer is GumbelQuantize else (12, 4, 0.25)
+    with pytest.raises(ValueError, match=rf"codebook index {index} is out of range: .* entries 0 to 11"):
+        make_quantizer(*options).get_codebook_entry(torch.tensor([0, index, 3]), None)
+
+
+def test_wide_types_are_kept():
+    module = VectorQuantizer2(8, 4, beta=0.25).double()
+    z_q, loss, _ = module(torch.randn(1, 4, 2, 2, dtype=torch.float64))
+    assert z_q.dtype == loss.dtype == torch.float64
 
 
 def test_remap_tables_leave_their_argument_alone(used_file):
@@ -74,8 +161,9 @@ def test_ema(name):
     module = build(case)
     z, z2 = (x.requires_grad_() for x in inputs(case).values())
     z_q, loss, (perplexity, encodings, indices) = module(z)
-    got = {"z_q": z_q, "loss": loss, "perplexity": perplexity, "indices": indices, "...": 1}
+    got = {"z_q": z_q, "loss": loss, "perplexity": perplexity, "indices": indices}
     got["encodings_shape"] = list(encodings.shape)
+    got["grad_z"] = ramp_gradients({"outputs": {"grad": ["z"]}}, module, loss, z_q, z=z)["z"]
     got["after_first"] = {key: value.clone() for key, value in module.state_dict().items()}
     z_q, loss, (perplexity, _, indices) = module(z2)
     state = module.state_dict()

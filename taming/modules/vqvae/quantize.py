@@ -4,78 +4,27 @@ b batch, d code dimension, h x w latent grid, n = b h w vectors in row-major ord
 Every quantizer returns (z_q, loss, (perplexity, encodings, indices)); gradients pass straight through to z.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
+from taming.modules.vqvae.base import (
+    Quantizer,
+    at_least_float32,
+    flatten,
+    perplexity,
+    straight_through,
+    to_grid,
+    unflatten,
+)
 from taming.modules.vqvae.codebook import all_reduce_sum, broadcast_from_first, kmeans, nearest_code, pick_rows
 
 
-class IndexRemapper(nn.Module):
-    """The part that all quantizers share: a reduced vocabulary of codes, and the look-up of entries.
-
-    `remap` is the path of a .npy file with the codes in use; it becomes the buffer `used`. Codes outside it become
-    `unknown_index`: an integer, "extra" (one more id) or "random" (a random used one).
-    """
-
-    def _init_remap(self, n_codes: int, remap: str | Path | None, unknown_index: str | int) -> None:
-        self.remap = remap
-        self.unknown_index = unknown_index
-        self.re_embed = n_codes
-        if remap is None:
-            return
-        self.register_buffer("used", torch.from_numpy(np.load(remap, allow_pickle=False)).long())
-        self.re_embed = len(self.used)
-        if unknown_index == "extra":
-            self.unknown_index = self.re_embed
-            self.re_embed += 1
-
-    def remap_to_used(self, inds: Tensor) -> Tensor:
-        """Codes (b, ...) -> positions in `used`, the same shape."""
-        assert inds.ndim > 1, "indices need a batch axis"
-        ordered, order = self.used.sort(stable=True)
-        place = torch.searchsorted(ordered, inds).clamp(max=len(ordered) - 1)
-        known = ordered[place] == inds
-        if self.unknown_index == "random":
-            unknown = torch.randint(0, self.re_embed, inds.shape).to(inds.device)
-        else:
-            unknown = torch.full_like(inds, self.unknown_index)
-        return torch.where(known, order[place], unknown)
-
-    def unmap_to_all(self, inds: Tensor) -> Tensor:
-        """Positions in `used` (b, ...) -> codes, the same shape; the extra id becomes the first used code."""
-        assert inds.ndim > 1, "indices need a batch axis"
-        if self.re_embed > len(self.used):
-            inds = inds.masked_fill(inds >= len(self.used), 0)
-        return self.used[inds]
-
-    def embed_code(self, code: Tensor) -> Tensor:
-        """Codes (b, h, w) -> entries (b, d, h, w)."""
-        return self.get_codebook_entry(code.reshape(-1), shape=(*code.shape, self.e_dim))
-
-    def _entries(self, weight: Tensor, indices: Tensor, shape: Sequence[int] | None) -> Tensor:
-        """Rows of `weight` (k, d): as (b, d, h, w) for shape (b, h, w, d), else indices.shape + (d,)."""
-        if self.remap is not None:
-            batch = shape[0] if shape is not None else 1
-            indices = self.unmap_to_all(indices.reshape(batch, -1)).reshape(indices.shape)
-        entries = F.embedding(indices, weight)
-        if shape is None:
-            return entries
-        return rearrange(entries.reshape(*shape), "b h w d -> b d h w").contiguous()
-
-    def _shape_indices(self, indices: Tensor, z: Tensor, sane_index_shape: bool) -> Tensor:
-        """Published shapes: (n,), with remap (n, 1), with sane_index_shape (b, h, w)."""
-        if self.remap is not None:
-            indices = self.remap_to_used(indices.view(z.shape[0], -1)).view(-1, 1)
-        return indices.view(z.shape[0], *z.shape[2:]) if sane_index_shape else indices
-
-
-class VectorQuantizer2(IndexRemapper):
+class VectorQuantizer2(Quantizer):
     """The quantizer of VQModel: nearest entry, codebook trained by its own loss term.
 
     legacy=True is the published loss, in which beta weighs the codebook term instead of the commitment term.
@@ -106,18 +55,102 @@ class VectorQuantizer2(IndexRemapper):
         assert temp in (None, 1.0), "only for interface compatible with Gumbel"
         assert not rescale_logits and not return_logits, "only for interface compatible with Gumbel"
         with torch.autocast(z.device.type, enabled=False):
-            latents = z.float()
-            indices = nearest_code(_flatten(latents), self.embedding.weight)
-            z_q = _unflatten(self.embedding(indices), latents)
+            latents = at_least_float32(z)
+            indices = nearest_code(flatten(latents), self.embedding.weight)
+            z_q = unflatten(self.embedding(indices), latents)
             commitment = F.mse_loss(latents, z_q.detach())
             codebook = F.mse_loss(z_q, latents.detach())
             loss = commitment + self.beta * codebook if self.legacy else self.beta * commitment + codebook
-            z_q = latents + (z_q - latents).detach()
+            z_q = straight_through(latents, z_q)
         return z_q.to(z.dtype), loss, (None, None, self._shape_indices(indices, z, self.sane_index_shape))
 
     def get_codebook_entry(self, indices: Tensor, shape: Sequence[int] | None) -> Tensor:
-        """Entries (b, d, h, w) for flat indices and shape (b, h, w, d); with shape None indices.shape + (d,)."""
         return self._entries(self.embedding.weight, indices, shape)
+
+
+class VectorQuantizer(VectorQuantizer2):
+    """The older form of VectorQuantizer2, which no model uses: always the legacy loss, more information returned."""
+
+    def __init__(self, n_e: int, e_dim: int, beta: float) -> None:
+        super().__init__(n_e, e_dim, beta)
+
+    def forward(self, z: Tensor):
+        """Latents (b, d, h, w) -> (z_q, loss (), (perplexity (), one-hot (n, k), indices int64 (n, 1)))."""
+        z_q, loss, (_, _, indices) = super().forward(z)
+        encodings = F.one_hot(indices, self.n_e).to(z.dtype)
+        return z_q, loss, (perplexity(encodings), encodings, indices[:, None])
+
+
+class GumbelQuantize(Quantizer):
+    """Codes drawn from a categorical distribution, made differentiable by the Gumbel-softmax (Jang et al. 2017).
+
+    In eval mode the most likely code is taken and no random numbers are drawn; stochastic_eval restores the published
+    behaviour, which draws there too. `temperature` is no part of the state dict: a schedule sets it.
+    """
+
+    def __init__(
+        self,
+        num_hiddens: int,
+        embedding_dim: int,
+        n_embed: int,
+        straight_through: bool = True,
+        kl_weight: float = 5e-4,
+        temp_init: float = 1.0,
+        use_vqinterface: bool = True,
+        remap: str | Path | None = None,
+        unknown_index: str | int = "random",
+        stochastic_eval: bool = False,
+    ) -> None:
+        super().__init__()
+        self.embedding_dim = self.e_dim = embedding_dim
+        self.n_embed = self.n_e = n_embed
+        self.straight_through = straight_through
+        self.kl_weight = kl_weight
+        self.temperature = temp_init
+        self.use_vqinterface = use_vqinterface
+        self.stochastic_eval = stochastic_eval
+        self.proj = nn.Conv2d(num_hiddens, n_embed, 1)
+        self.embed = nn.Embedding(n_embed, embedding_dim)
+        self._init_remap(n_embed, remap, unknown_index)
+
+    def forward(self, z: Tensor, temp: float | None = None, return_logits: bool = False):
+        """Features (b, num_hiddens, h, w) -> (z_q (b, d, h, w), kl (), (None, None, indices int64 (b, h, w))).
+
+        kl is the divergence of the distribution from the uniform one. With return_logits the logits (b, k, h, w) are a
+        fourth value; with `remap` they are those of the used codes only.
+        """
+        with torch.autocast(z.device.type, enabled=False):
+            logits = self.proj(at_least_float32(z))
+            codebook = self.embed.weight
+            if self.remap is not None:
+                logits, codebook = logits[:, self.used], codebook[self.used]
+            assignment, indices = self._assign(logits, self.temperature if temp is None else temp)
+            if assignment is None:
+                z_q = to_grid(F.embedding(indices, codebook), (*indices.shape, self.e_dim))
+            else:
+                z_q = torch.einsum("b k h w, k d -> b d h w", assignment, codebook)
+            p = logits.softmax(dim=1)
+            kl = self.kl_weight * torch.sum(p * torch.log(p * self.n_embed + 1e-10), dim=1).mean()
+        if self.remap is not None:
+            indices = self.remap_to_used(self.used[indices])
+        result = (z_q.to(z.dtype), kl, (None, None, indices) if self.use_vqinterface else indices)
+        return (*result, logits) if return_logits else result
+
+    def _assign(self, logits: Tensor, temperature: float) -> tuple[Tensor | None, Tensor]:
+        """Weights of the codes (b, k, h, w), None for one-hot weights without gradient, and the codes (b, h, w)."""
+        if self.training or self.stochastic_eval:
+            hard = self.straight_through or not self.training
+            weights = F.gumbel_softmax(logits, tau=temperature, hard=hard, dim=1)
+            return weights, weights.argmax(dim=1)
+        indices = logits.argmax(dim=1)
+        if not torch.is_grad_enabled():
+            return None, indices
+        soft = (logits / temperature).softmax(dim=1)
+        one_hot = torch.zeros_like(soft).scatter_(1, indices[:, None], 1.0)
+        return one_hot + soft - soft.detach(), indices
+
+    def get_codebook_entry(self, indices: Tensor, shape: Sequence[int] | None) -> Tensor:
+        return self._entries(self.embed.weight, indices, shape)
 
 
 class EmbeddingEMA(nn.Module):
@@ -156,7 +189,7 @@ class EmbeddingEMA(nn.Module):
         self.embed_avg.data.copy_(torch.where(chosen[:, None], vectors * self.cluster_size[:, None], self.embed_avg))
 
 
-class EMAVectorQuantizer(IndexRemapper):
+class EMAVectorQuantizer(Quantizer):
     """Nearest entry of a codebook that is not trained by gradients but follows its vectors (EmbeddingEMA).
 
     kmeans_init puts the entries on a k-means of the first training batch. revive_threshold > 0 puts an entry whose
@@ -192,22 +225,28 @@ class EMAVectorQuantizer(IndexRemapper):
     def forward(self, z: Tensor):
         """Latents (b, d, h, w) -> (z_q, loss (), (perplexity (), one-hot (n, k), indices int64))."""
         with torch.autocast(z.device.type, enabled=False):
-            latents = z.float()
-            flat = _flatten(latents.detach())
+            latents = at_least_float32(z)
+            flat = flatten(latents.detach())
             updating = self.training and self.embedding.update
             if updating and self.kmeans_init and not self.kmeans_initialized:
                 self._init_from(flat)
             indices = nearest_code(flat, self.embedding.weight)
-            z_q = _unflatten(self.embedding(indices), latents)
+            z_q = unflatten(self.embedding(indices), latents)
             encodings = F.one_hot(indices, self.num_tokens).to(z.dtype)
-            usage = encodings.float().mean(dim=0)
-            perplexity = torch.exp(-torch.sum(usage * torch.log(usage + 1e-10)))
             if updating:
-                self._follow(flat, encodings.float())
+                self._follow(flat, at_least_float32(encodings))
             loss = self.beta * F.mse_loss(z_q.detach(), latents)
-            z_q = latents + (z_q - latents).detach()
+            z_q = straight_through(latents, z_q)
         indices = self._shape_indices(indices, z, self.sane_index_shape)
-        return z_q.to(z.dtype), loss, (perplexity, encodings, indices)
+        return z_q.to(z.dtype), loss, (perplexity(encodings), encodings, indices)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        before, self.embedding.update = self.embedding.update, False
+        try:
+            yield
+        finally:
+            self.embedding.update = before
 
     @torch.no_grad()
     def _init_from(self, flat: Tensor) -> None:
@@ -230,14 +269,4 @@ class EMAVectorQuantizer(IndexRemapper):
             self.embedding.reseat(dead, vectors, self.embedding.cluster_size.mean())
 
     def get_codebook_entry(self, indices: Tensor, shape: Sequence[int] | None) -> Tensor:
-        """Entries (b, d, h, w) for flat indices and shape (b, h, w, d); with shape None indices.shape + (d,)."""
         return self._entries(self.embedding.weight, indices, shape)
-
-
-def _flatten(z: Tensor) -> Tensor:
-    return rearrange(z, "b d h w -> (b h w) d")
-
-
-def _unflatten(flat: Tensor, like: Tensor) -> Tensor:
-    b, _, h, w = like.shape
-    return rearrange(flat, "(b h w) d -> b d h w", b=b, h=h, w=w)
