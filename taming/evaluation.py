@@ -3,7 +3,6 @@
 n images (3, h, w) in [-1, 1], l tokens per image, k codebook entries. Entropies and likelihoods are in nats per token.
 """
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from taming.models.cond_transformer import Net2NetTransformer
 from taming.models.vqgan import VQModel
+from taming.modules.vqvae.codebook import entropy_of_counts, perplexity_of_counts, usage_of_counts
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,12 @@ def psnr(images: Tensor, reconstructions: Tensor) -> Tensor:
 
 def codebook_usage(tokens: Tensor, k: int) -> float:
     """The share of the k codebook entries that occur among the tokens."""
-    return tokens.unique().numel() / k
+    return usage_of_counts(tokens.flatten().bincount(minlength=k))
 
 
 def entropy(tokens: Tensor) -> float:
     """Entropy of the tokens' empirical distribution, position and class ignored."""
-    probabilities = tokens.flatten().bincount().double() / tokens.numel()
-    return -torch.xlogy(probabilities, probabilities).sum().item()
+    return entropy_of_counts(tokens.flatten().bincount())
 
 
 def class_entropy(tokens: Tensor, labels: Tensor) -> float:
@@ -62,7 +61,7 @@ def class_entropy(tokens: Tensor, labels: Tensor) -> float:
 
 def perplexity(tokens: Tensor) -> float:
     """The number of equally frequent codes that would have the tokens' entropy."""
-    return math.exp(entropy(tokens))
+    return perplexity_of_counts(tokens.flatten().bincount())
 
 
 @torch.no_grad()

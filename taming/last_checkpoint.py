@@ -8,6 +8,8 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 
+from taming.models.finite import NonFiniteError
+
 logger = logging.getLogger(__name__)
 
 
@@ -71,6 +73,9 @@ class LastCheckpoint(Checkpoint):
         if not self._training:
             return
         self._training = False
+        if isinstance(exception, NonFiniteError) and not exception.weights_are_finite:
+            logger.warning("%s stays at step %d: the present weights are not finite", self.path, self._saved_step)
+            return
         try:
             self._save_alone(trainer)
         except Exception:  # whatever this save met, the exception that ended training is the one to show

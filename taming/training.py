@@ -13,10 +13,13 @@ from pytorch_lightning.tuner import Tuner
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from taming.callbacks import SetupCallback
+from taming.checkpoint import explaining_misfits
 from taming.cli import split_dotlist, str2bool
 from taming.config import ConfigError, instantiate_from_config
 from taming.last_checkpoint import LastCheckpoint
+from taming.models.finite import NonFiniteError
 from taming.run_plan import RunPlan, keeping_tidy, make_plan, name_part, new_run_name
+from taming.runs import without_weight_files
 from taming.signals import handling_signals, post_mortem
 from taming.trainer_options import add_trainer_options, nondefault_trainer_args
 from taming.trainer_setup import build_trainer
@@ -87,8 +90,9 @@ def train(argv: Sequence[str] | None = None) -> TrainingResult:
 
 
 def run(plan: RunPlan, *, fit: bool, test: bool) -> TrainingResult:
-    """Build everything, fit and test."""
-    model = instantiate_from_config(plan.config.model)
+    """Build everything, fit and test. A run that continues gets all weights of its model from its checkpoint."""
+    config = plan.config if plan.checkpoint is None else without_weight_files(plan.config)
+    model = instantiate_from_config(config.model)
     trainer = build_trainer(plan, model)
     data = instantiate_from_config(plan.config.data)
     if fit:
@@ -154,11 +158,16 @@ def run_fit(plan: RunPlan, model: LightningModule, trainer: Trainer, data: Light
     """Fit, from the plan's checkpoint if it has one; signals may ask for a checkpoint or the debugger."""
     last = next((callback for callback in trainer.callbacks if isinstance(callback, LastCheckpoint)), None)
     try:
-        with handling_signals(save=last.request if last else lambda: None):
+        with (
+            handling_signals(save=last.request if last else lambda: None),
+            explaining_misfits(model, plan.checkpoint),
+        ):
             trainer.fit(model, datamodule=data, ckpt_path=plan.checkpoint, weights_only=True)
-    except (ValueError, OSError, ImportError):  # of which a command shows only the message, as a user's mistake
+    except (ValueError, OSError, ImportError) as error:
+        # of which a command shows only the message, as a user's mistake
         if trainer.fit_loop.epoch_loop.batch_progress.total.started:
-            logger.exception("training broke off")
+            if not isinstance(error, NonFiniteError):
+                logger.exception("training broke off")
         elif trainer.is_global_zero and not plan.resumed:
             shutil.rmtree(plan.logdir, ignore_errors=True)
         raise
@@ -171,4 +180,5 @@ def run_test(model: LightningModule, trainer: Trainer, data: LightningDataModule
     elif not is_overridden("test_dataloader", data):
         logger.info("no test: the config has no data.params.test")
     else:
-        trainer.test(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        with explaining_misfits(model, checkpoint):
+            trainer.test(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)

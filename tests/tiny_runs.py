@@ -83,7 +83,6 @@ class TwoOptimizerModel(TwoOptimizers, TinyModel):
 
     def __init__(self):
         super().__init__()
-        self.automatic_optimization = False
         self.other = torch.nn.Conv2d(3, 3, 1)
 
     def training_step(self, batch, batch_idx):

@@ -15,6 +15,7 @@ from taming.checkpoint import load_checkpoint, load_weights
 from taming.config import instantiate_from_config
 from taming.lr_scheduler import lambda_lr
 from taming.models.batches import image_from_batch
+from taming.models.finite import check_finite
 from taming.modules.transformer.mingpt import choose_token, top_k_logits, top_k_top_p_filtering
 from taming.modules.transformer.permuter import Identity
 from taming.modules.util import SOSProvider
@@ -197,11 +198,13 @@ class Net2NetTransformer(pl.LightningModule):
 
     def training_step(self, batch: Mapping, batch_idx: int) -> Tensor:
         loss = self.shared_step(batch, batch_idx)
+        check_finite(self, {"train/loss": loss}, step=self.global_step, inputs={})
         self.log("train/loss", loss, prog_bar=True, logger=True, on_step=True, on_epoch=True)
         return loss
 
     def validation_step(self, batch: Mapping, batch_idx: int) -> Tensor:
         loss = self.shared_step(batch, batch_idx)
+        check_finite(self, {"val/loss": loss}, step=self.global_step, inputs={})
         self.log("val/loss", loss, prog_bar=True, logger=True, on_step=True, on_epoch=True, sync_dist=True)
         return loss
 

@@ -5,15 +5,17 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 
 class TwoOptimizers:
-    """For LightningModules with automatic_optimization = False.
+    """For LightningModules that step two optimizers themselves; it stands before LightningModule among their bases.
 
     Lightning counts every optimizer's step in `global_step`; published configs mean one per batch, so only the first
     optimizer's counts here. The three attributes are set from outside, where Lightning refuses the trainer's own.
     """
 
+    automatic_optimization = False
     accumulate_grad_batches: int | Mapping[int, int] = 1  # or epoch -> factor, valid from that epoch on
     gradient_clip_val: float | None = None
     gradient_clip_algorithm: str = "norm"
@@ -34,10 +36,14 @@ class TwoOptimizers:
         self.toggle_optimizer(optimizer)
         yield lambda loss: self.manual_backward(loss / self._accumulation_factor())
         if boundary:
-            self.clip_gradients(optimizer, self.gradient_clip_val, self.gradient_clip_algorithm)
             optimizer.step()
             optimizer.zero_grad()
         self.untoggle_optimizer(optimizer)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip gradients: here mixed precision has taken its loss scale out of them."""
+        if not self.automatic_optimization:
+            self.clip_gradients(optimizer, self.gradient_clip_val, self.gradient_clip_algorithm)
 
     def step_schedulers(self, batch_idx: int) -> None:
         """One step of every learning-rate schedule, where the optimizers have made theirs."""

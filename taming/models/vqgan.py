@@ -1,184 +1,118 @@
-"""The first stage: image autoencoders with a discrete bottleneck (Esser et al. 2021, section 3.1).
+"""The first stage in training: VQGAN and its relatives (Esser et al. 2021, section 3.1)."""
 
-b batch, (c, h, w) image, (d, h', w') latent grid, n codes of the batch in row-major order.
-"""
-
-import logging
+import inspect
 from collections.abc import Mapping, Sequence
 
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from taming.checkpoint import load_checkpoint, load_weights
-from taming.config import check_keywords, instantiate_from_config
+from taming.config import instantiate_from_config
 from taming.lr_scheduler import lambda_lr
+from taming.models.autoencoder import VQAutoencoder
 from taming.models.batches import image_from_batch
+from taming.models.finite import check_finite
 from taming.models.manual_optimization import TwoOptimizers
-from taming.modules.diffusionmodules.model import Decoder, Encoder
-from taming.modules.vqvae.quantize import EMAVectorQuantizer, VectorQuantizer2
+from taming.modules.vqvae.codebook import all_reduce_sum
+from taming.modules.vqvae.quantize import EMAVectorQuantizer, GumbelQuantize
 
-logger = logging.getLogger(__name__)
+EVERY = {"logger": True, "on_step": True, "on_epoch": True}
+"""How training logs: each step, and the mean of the epoch."""
 
 
-class VQModel(TwoOptimizers, pl.LightningModule):
-    """VQGAN: encoder, vector quantizer and decoder, trained against a patch discriminator that lives in the loss.
+class VQModel(TwoOptimizers, VQAutoencoder):
+    """VQGAN: an autoencoder trained against a patch discriminator that lives in the loss.
 
     shared_forward shows the discriminator the reconstruction that the autoencoder's step has made, instead of a new
     one by the updated autoencoder: one forward pass less per batch. scheduler_config: a target config of a function of
-    the step that multiplies both learning rates.
+    the step that multiplies both learning rates. The other parameters are explained in VQAutoencoder.
     """
 
-    def __init__(
-        self,
-        ddconfig: Mapping,
-        lossconfig: Mapping,
-        n_embed: int,
-        embed_dim: int,
-        ckpt_path: str | None = None,
-        ignore_keys: Sequence[str] = (),
-        image_key: str = "image",
-        colorize_nlabels: int | None = None,
-        monitor: str | None = None,
-        remap: str | None = None,
-        sane_index_shape: bool = False,
-        beta: float = 0.25,
-        legacy: bool = True,
-        shared_forward: bool = False,
-        scheduler_config: Mapping | None = None,
-    ) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-        self.image_key = image_key
-        self.shared_forward = shared_forward
-        self.scheduler_config = scheduler_config
-        if monitor is not None:
-            self.monitor = monitor
-        check_keywords(Decoder, ddconfig, "ddconfig")
-        self.encoder = Encoder(**ddconfig)
-        self.decoder = Decoder(**ddconfig)
-        self.loss = instantiate_from_config(lossconfig)
-        self.quantize = self._build_quantizer(
-            n_embed, embed_dim, beta=beta, remap=remap, sane_index_shape=sane_index_shape, legacy=legacy
-        )
-        self.quant_conv = nn.Conv2d(ddconfig["z_channels"], embed_dim, 1)
-        self.post_quant_conv = nn.Conv2d(embed_dim, ddconfig["z_channels"], 1)
-        if colorize_nlabels is not None:
-            self.register_buffer("colorize", torch.randn(3, colorize_nlabels, 1, 1))
-        if ckpt_path is not None:
-            self.init_from_ckpt(ckpt_path, ignore_keys=ignore_keys)
+    def on_fit_start(self) -> None:
+        if self.compile_networks:
+            for network in (self.encoder, self.decoder, *self.loss.children()):
+                network.compile()
 
-    def _build_quantizer(self, n_embed: int, embed_dim: int, **options) -> nn.Module:
-        return VectorQuantizer2(n_embed, embed_dim, **options)
-
-    def init_from_ckpt(self, path: str, ignore_keys: Sequence[str] = ()):
-        """Load a checkpoint's weights but for keys that begin with one of `ignore_keys`; reports what is missing."""
-        return load_weights(self, load_checkpoint(path)["state_dict"], ignore_keys=ignore_keys, source=path)
-
-    def encode(self, x: Tensor):
-        """Images (b, c, h, w) -> quantized latents (b, d, h', w'), codebook loss, (perplexity, encodings, indices)."""
-        return self.quantize(self.quant_conv(self.encoder(x)))
-
-    def decode(self, quant: Tensor) -> Tensor:
-        """Quantized latents (b, d, h', w') -> images (b, c, h, w), unclamped."""
-        return self.decoder(self.post_quant_conv(quant))
-
-    def decode_code(self, code_b: Tensor) -> Tensor:
-        """Codes (b, h', w') -> images."""
-        return self.decode(self.quantize.embed_code(code_b))
-
-    def forward(self, input: Tensor, return_pred_indices: bool = False):
-        """Images -> (reconstructions, codebook loss), and the indices if asked for."""
-        quant, codebook_loss, (_, _, indices) = self.encode(input)
-        reconstructions = self.decode(quant)
-        return (reconstructions, codebook_loss, indices) if return_pred_indices else (reconstructions, codebook_loss)
-
-    def get_input(self, batch: Mapping, k: str) -> Tensor:
-        """batch[k], (b, h, w, c) or (b, h, w), as float32 (b, c, h, w)."""
-        return image_from_batch(batch[k]).float()
-
-    def get_last_layer(self) -> Tensor:
-        return self.decoder.conv_out.weight
+    def _reconstruct(self, batch: Mapping, split: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Images of a batch, their reconstructions and the codebook loss; the codes are counted."""
+        x = self.get_input(batch, self.image_key)
+        reconstructions, codebook_loss, indices = self(x, return_pred_indices=True)
+        self.count_codes(split, indices)
+        return x, reconstructions, codebook_loss
 
     def training_step(self, batch: Mapping, batch_idx: int) -> None:
         """Autoencoder step, then discriminator step on a new forward by the updated autoencoder (or the shared one)."""
         step = self.global_step
         optimize = self.optimizer_round(batch_idx)
-        x = self.get_input(batch, self.image_key)
         with optimize(0) as backward:
-            reconstructions, codebook_loss = self(x)
+            x, reconstructions, codebook_loss = self._reconstruct(batch, "train")
             backward(self._loss(codebook_loss, x, reconstructions, 0, step))
         if not self.shared_forward:
-            with torch.no_grad():
-                reconstructions, codebook_loss = self._forward_unchanged(x)
+            with torch.no_grad(), self.quantize.frozen():
+                reconstructions, codebook_loss = self(x)
         with optimize(1) as backward:
             backward(self._loss(codebook_loss.detach(), x, reconstructions.detach(), 1, step))
         self.step_schedulers(batch_idx)
 
-    def _forward_unchanged(self, x: Tensor):
-        """A forward pass that leaves no trace in the model."""
-        return self(x)
-
     def _loss(self, codebook_loss: Tensor, x: Tensor, reconstructions: Tensor, optimizer_idx: int, step: int) -> Tensor:
-        """One optimizer's loss of a training batch, logged."""
+        """One optimizer's loss of a training batch, logged. Raises NonFiniteError if it is not finite."""
         loss, log = self.loss(
             codebook_loss, x, reconstructions, optimizer_idx, step, last_layer=self.get_last_layer(), split="train"
         )
-        name = ("train/aeloss", "train/discloss")[optimizer_idx]
-        self.log(name, loss.detach(), prog_bar=True, logger=True, on_step=True, on_epoch=True)
-        self.log_dict(log, prog_bar=False, logger=True, on_step=True, on_epoch=True)
+        self._stop_if_not_finite(log, x, step)
+        self._log_training(loss.detach(), log, optimizer_idx)
         return loss
+
+    def _stop_if_not_finite(self, log: Mapping[str, Tensor], x: Tensor, step: int) -> None:
+        check_finite(self, log, step=step, inputs={self.image_key: x})
+
+    def _log_training(self, loss: Tensor, log: Mapping[str, Tensor], optimizer_idx: int) -> None:
+        self.log(("train/aeloss", "train/discloss")[optimizer_idx], loss, prog_bar=True, **EVERY)
+        self.log_dict(log, prog_bar=False, **EVERY)
 
     def validation_step(self, batch: Mapping, batch_idx: int) -> dict[str, Tensor]:
         """Both losses of a validation batch, logged once each under `val/...`."""
-        x = self.get_input(batch, self.image_key)
-        reconstructions, codebook_loss = self(x)
+        x, reconstructions, codebook_loss = self._reconstruct(batch, "val")
         last_layer, step = self.get_last_layer(), self.global_step
         aeloss, log = self.loss(codebook_loss, x, reconstructions, 0, step, last_layer=last_layer, split="val")
         _, disc_log = self.loss(codebook_loss, x, reconstructions, 1, step, last_layer=last_layer, split="val")
+        self._stop_if_not_finite(log | disc_log, x, step)
         shown = {"val/rec_loss": log.pop("val/rec_loss"), "val/aeloss": aeloss.detach()}
-        options = {"logger": True, "on_step": True, "on_epoch": True, "sync_dist": True}
-        self.log_dict(shown, prog_bar=True, **options)
-        self.log_dict(log | disc_log, prog_bar=False, **options)
+        self._rec_losses.append(shown["val/rec_loss"])
+        self._log_validation(shown, log | disc_log)
         return shown | log | disc_log
+
+    def _log_validation(self, shown: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> None:
+        self.log_dict(shown, prog_bar=True, sync_dist=True, **EVERY)
+        self.log_dict(others, prog_bar=False, sync_dist=True, **EVERY)
+
+    def on_train_epoch_end(self) -> None:
+        self.log_codebook_health("train")
+
+    def on_validation_epoch_start(self) -> None:
+        self._rec_losses: list[Tensor] = []
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_codebook_health("val")
+        if self._rec_losses and hasattr(self.loss, "observe_validation") and not self.trainer.sanity_checking:
+            losses = torch.stack(self._rec_losses)
+            total, count = all_reduce_sum(torch.stack([losses.sum(), torch.ones_like(losses).sum()])).tolist()
+            self.loss.observe_validation(total / count, self.global_step)
+
+    def _autoencoder_parameters(self) -> list[nn.Parameter]:
+        """What the autoencoder's optimizer trains, in the published order."""
+        parts = (self.encoder, self.decoder, self.quantize, self.quant_conv, self.post_quant_conv)
+        return [p for part in parts for p in part.parameters() if p.requires_grad]
+
+    def _adam(self, parameters) -> torch.optim.Adam:
+        return torch.optim.Adam(parameters, lr=self.learning_rate, betas=(0.5, 0.9))
 
     def configure_optimizers(self):
         """Adam for the autoencoder and Adam for the discriminator (published order of parameters)."""
-        parts = (self.encoder, self.decoder, self.quantize, self.quant_conv, self.post_quant_conv)
-        trained = [p for part in parts for p in part.parameters() if p.requires_grad]
-        optimizers = [
-            torch.optim.Adam(parameters, lr=self.learning_rate, betas=(0.5, 0.9))
-            for parameters in (trained, self.loss.discriminator.parameters())
-        ]
+        optimizers = [self._adam(self._autoencoder_parameters()), self._adam(self.loss.discriminator.parameters())]
         if self.scheduler_config is None:
             return optimizers, []
         return optimizers, [lambda_lr(optimizer, self.scheduler_config) for optimizer in optimizers]
-
-    @torch.no_grad()
-    def log_images(self, batch: Mapping, **kwargs) -> dict[str, Tensor]:
-        """Inputs and reconstructions; label maps of more than three channels are coloured."""
-        x = self.get_input(batch, self.image_key).to(self.device)
-        reconstructions, _ = self(x)
-        if x.shape[1] > 3:
-            assert reconstructions.shape[1] > 3, "label maps need a reconstruction of as many channels"
-            x, reconstructions = self.to_rgb(x), self.to_rgb(reconstructions)
-        return {"inputs": x, "reconstructions": reconstructions}
-
-    def to_rgb(self, x: Tensor) -> Tensor:
-        """Label maps (b, n_labels, h, w) -> colours (b, 3, h, w) in [-1, 1] by a random projection."""
-        assert self.image_key == "segmentation", "only label maps are coloured"
-        if not hasattr(self, "colorize"):
-            self.register_buffer("colorize", torch.randn(3, x.shape[1], 1, 1, device=x.device), persistent=False)
-        y = F.conv2d(x, self.colorize)
-        return 2.0 * (y - y.min()) / (y.max() - y.min()) - 1.0
-
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        """Take the colours of a checkpoint even where the config does not ask for any."""
-        palette = state_dict.get(f"{prefix}colorize")
-        if palette is not None and not hasattr(self, "colorize"):
-            self.register_buffer("colorize", torch.empty_like(palette))
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class EMAVQ(VQModel):
@@ -207,10 +141,130 @@ class EMAVQ(VQModel):
     def _build_quantizer(self, n_embed: int, embed_dim: int, *, legacy: bool, **options) -> nn.Module:
         return EMAVectorQuantizer(n_embed, embed_dim, **options, **self._ema_options)
 
-    def _forward_unchanged(self, x: Tensor):
-        """One batch is one step of the running means, however often it is read."""
-        self.quantize.embedding.update = False
-        try:
-            return self(x)
-        finally:
-            self.quantize.embedding.update = True
+
+class GumbelVQ(VQModel):
+    """VQModel whose codes are drawn by Gumbel-softmax at a temperature that a schedule over the steps sets.
+
+    temperature_scheduler_config: a target config of a function of the step.
+    """
+
+    def __init__(
+        self,
+        ddconfig: Mapping,
+        lossconfig: Mapping,
+        n_embed: int,
+        embed_dim: int,
+        temperature_scheduler_config: Mapping,
+        ckpt_path: str | None = None,
+        ignore_keys: Sequence[str] = (),
+        image_key: str = "image",
+        colorize_nlabels: int | None = None,
+        monitor: str | None = None,
+        kl_weight: float = 1e-8,
+        remap: str | None = None,
+        **kwargs,
+    ) -> None:
+        self._kl_weight = kl_weight
+        stored = {"ckpt_path": ckpt_path, "ignore_keys": ignore_keys}
+        shown = {"image_key": image_key, "colorize_nlabels": colorize_nlabels, "monitor": monitor}
+        super().__init__(ddconfig, lossconfig, n_embed, embed_dim, **stored, **shown, remap=remap, **kwargs)
+        self.loss.n_classes = n_embed
+        self.vocab_size = n_embed
+        self.temperature_scheduler = instantiate_from_config(temperature_scheduler_config)
+
+    def _build_quantizer(self, n_embed: int, embed_dim: int, *, remap: str | None, **options) -> nn.Module:
+        return GumbelQuantize(embed_dim, embed_dim, n_embed, kl_weight=self._kl_weight, temp_init=1.0, remap=remap)
+
+    def temperature_scheduling(self) -> None:
+        """Set the quantizer's temperature for the present step."""
+        self.quantize.temperature = self.temperature_scheduler(self.global_step)
+
+    def encode_to_prequant(self, x: Tensor) -> Tensor:
+        """Images -> what the quantizer reads (b, d, h', w')."""
+        return self.quant_conv(self.encoder(x))
+
+    def training_step(self, batch: Mapping, batch_idx: int) -> None:
+        self.temperature_scheduling()
+        super().training_step(batch, batch_idx)
+
+    def _log_training(self, loss: Tensor, log: Mapping[str, Tensor], optimizer_idx: int) -> None:
+        self.log_dict(log, prog_bar=False, **EVERY)
+        if optimizer_idx == 0:
+            self.log("temperature", self.quantize.temperature, prog_bar=False, **EVERY)
+
+    def _log_validation(self, shown: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> None:
+        self.log_dict(shown, prog_bar=True, logger=True, on_step=False, on_epoch=True, sync_dist=True)
+        self.log_dict(others, prog_bar=False, sync_dist=True, **EVERY)
+
+    def log_images(self, batch: Mapping, **kwargs) -> dict[str, Tensor]:
+        """Inputs and reconstructions, uncoloured."""
+        x = self.get_input(batch, self.image_key).to(self.device)
+        with torch.no_grad():
+            return {"inputs": x, "reconstructions": self(x)[0]}
+
+
+class VQNoDiscModel(VQModel):
+    """VQModel with one optimizer: its loss has no discriminator, or one that is never trained.
+
+    The loss is called with (codebook_loss, x, reconstructions) and those of optimizer_idx, global_step, last_layer and
+    split that it asks for; one that asks for optimizer_idx is told a step before any disc_start.
+    """
+
+    automatic_optimization = True
+
+    def _one_loss(self, batch: Mapping, split: str) -> tuple[Tensor, dict[str, Tensor]]:
+        x, reconstructions, codebook_loss = self._reconstruct(batch, split)
+        loss, log = self.loss(codebook_loss, x, reconstructions, **self._loss_options(split))
+        self._stop_if_not_finite({f"{split}/loss": loss.mean(), **log}, x, self.global_step)
+        return loss, log
+
+    def _loss_options(self, split: str) -> dict:
+        asked = inspect.signature(self.loss.forward).parameters
+        step = -1 if "optimizer_idx" in asked else self.global_step
+        options = {"optimizer_idx": 0, "global_step": step, "last_layer": self.get_last_layer(), "split": split}
+        return {name: value for name, value in options.items() if name in asked}
+
+    def training_step(self, batch: Mapping, batch_idx: int) -> Tensor:
+        loss, log = self._one_loss(batch, "train")
+        self.log("train/aeloss", loss.detach(), prog_bar=True, **EVERY)
+        self.log_dict(log, prog_bar=False, **EVERY)
+        return loss
+
+    def validation_step(self, batch: Mapping, batch_idx: int) -> dict[str, Tensor]:
+        loss, log = self._one_loss(batch, "val")
+        quality = next(name for name in ("val/rec_loss", "val/total_loss") if name in log)
+        shown = {quality: log.pop(quality), "val/aeloss": loss.detach()}
+        self._log_validation(shown, log)
+        return shown | log
+
+    def configure_optimizers(self):
+        """Adam for the autoencoder."""
+        optimizer = self._adam(self._autoencoder_parameters())
+        if self.scheduler_config is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": lambda_lr(optimizer, self.scheduler_config), "interval": "step"},
+        }
+
+
+class VQSegmentationModel(VQNoDiscModel):
+    """Autoencoder of label maps, one-hot (b, n_labels, h, w): the conditioning stage of segmentation models."""
+
+    def __init__(self, n_labels: int, *args, **kwargs) -> None:
+        super().__init__(*args, **{**kwargs, "colorize_nlabels": n_labels})
+
+    def training_step(self, batch: Mapping, batch_idx: int) -> Tensor:
+        loss, log = self._one_loss(batch, "train")
+        self.log_dict(log, **EVERY)
+        return loss
+
+    def validation_step(self, batch: Mapping, batch_idx: int) -> Tensor:
+        loss, log = self._one_loss(batch, "val")
+        self._log_validation({"val/total_loss": log.pop("val/total_loss")}, log)
+        return loss
+
+    def _as_label_map(self, reconstructions: Tensor) -> Tensor:
+        """One-hot of the most likely label."""
+        one_hot = F.one_hot(reconstructions.argmax(dim=1), reconstructions.shape[1])  # (b, h, w, n_labels)
+        return image_from_batch(one_hot).float()

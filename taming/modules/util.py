@@ -9,6 +9,11 @@ def count_params(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision as float32, wider types as they are: distances, running means and adaptive weights need it."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class AbstractEncoder(nn.Module):
     """A conditioning stage: something with `encode`."""
 

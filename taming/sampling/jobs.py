@@ -3,7 +3,7 @@
 A sample is named by a key, (class, index), or (None, index) if unconditional, and depends on the seed and its key only.
 So a job may stop at any time and go on later, in any batches.
 
-b batch, (d, h, w) latent of the first stage.
+b batch, (d, h, w) latent of the first stage, l tokens per image.
 """
 
 import json
@@ -93,19 +93,21 @@ def latent_shape(
 ) -> tuple[int, int, int]:
     """(d, h, w) of one sample: the model's own where nothing else is asked for.
 
-    Raises ValueError if steps != h * w, dim_z is not the codebook's, or the transformer cannot read h * w tokens.
+    Raises ValueError if steps is not the number of tokens, dim_z is not the codebook's, or the transformer cannot read
+    so many tokens.
     """
     encoder, codebook_dim = model.first_stage_model.encoder, model.first_stage_model.quantize.e_dim
     side = encoder.resolution // 2 ** (encoder.num_resolutions - 1)
     height, width = (side if size is None else size for size in (z_height, z_width))
     if min(height, width) < 1:
         raise ValueError(f"the latent grid must have at least one row and column, not {height} x {width}")
-    if steps is not None and steps != height * width:
-        raise ValueError(f"steps={steps} does not fill a latent grid of {height} x {width}: {height * width} do")
+    tokens = height * width * model.first_stage_model.quantize.tokens_per_position
+    if steps is not None and steps != tokens:
+        raise ValueError(f"steps={steps} does not fill a latent grid of {height} x {width}: {tokens} do")
     if dim_z is not None and dim_z != codebook_dim:
         raise ValueError(f"dim_z={dim_z}, but the codebook's entries have {codebook_dim} dimensions")
     block_size = model.transformer.block_size
-    if height * width > block_size:
+    if tokens > block_size:
         raise ValueError(f"a latent grid of {height} x {width} does not fit into block_size {block_size}")
     return codebook_dim, height, width
 
@@ -114,16 +116,17 @@ def latent_shape(
 def sample_images(
     model: Net2NetTransformer, keys: Sequence[Key], *, seed: int, shape: tuple[int, int, int] | None = None, **filters
 ) -> tuple[Tensor, Tensor]:
-    """Images (b, c, H, W), unclamped around [-1, 1], and their tokens int64 (b, h * w), one per (class, index) key.
+    """Images (b, c, H, W), unclamped around [-1, 1], and their tokens int64 (b, l), one row per (class, index) key.
 
     `shape` is (d, h, w), by default the model's; `filters` are the options of `next_token`. Only real entries of the
     codebook are drawn, also by a transformer with a larger vocabulary.
     """
     d, h, w = latent_shape(model) if shape is None else shape
     prefix = torch.tensor([[model.sos_token if label is None else label] for label, _ in keys], device=model.device)
-    uniforms = sample_uniforms(seed, keys, h * w)
-    n_tokens = model.first_stage_model.quantize.re_embed
-    tokens = decode(model.transformer, prefix, h * w, uniforms=uniforms, n_tokens=n_tokens, **filters)
+    quantizer = model.first_stage_model.quantize
+    length = h * w * quantizer.tokens_per_position
+    uniforms = sample_uniforms(seed, keys, length)
+    tokens = decode(model.transformer, prefix, length, uniforms=uniforms, n_tokens=quantizer.re_embed, **filters)
     return model.decode_to_img(tokens, (len(keys), d, h, w)), tokens
 
 

@@ -10,7 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taming.modules.discriminator.model import NLayerDiscriminator, weights_init
+from taming.modules.losses.auto_start import AutoStart
 from taming.modules.losses.lpips import LPIPS
+from taming.modules.util import at_least_float32
+
+GRADIENT_SCALE = 2.0**12
+"""Keeps the gradients at a reconstruction in half precision from vanishing; a power of two, so float32 is unchanged."""
 
 
 class DummyLoss(nn.Module):
@@ -38,23 +43,28 @@ class ScalarWithGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
         ctx.save_for_backward(gradient)
+        ctx.dtype = x.dtype
         return value.clone()
 
     @staticmethod
     def backward(ctx, grad_output: Tensor):
         (gradient,) = ctx.saved_tensors
-        return grad_output * gradient, None, None
+        return (grad_output * gradient).to(ctx.dtype), None, None
 
 
 class VQLPIPSWithDiscriminator(nn.Module):
     """L1 + LPIPS + codebook loss, and from step `disc_start` an adversarial term of adaptive weight.
 
     optimizer_idx 0 is the autoencoder's pass, 1 the discriminator's. `pixelloss_weight` never had an effect.
+
+    disc_start may be "auto": once validation reconstruction has stopped improving (see AutoStart). disc_warmup: for so
+    many steps from then on the discriminator learns before the autoencoder meets it. max_d_weight bounds the adaptive
+    weight before it is multiplied by disc_weight.
     """
 
     def __init__(
         self,
-        disc_start: int,
+        disc_start: int | str,
         codebook_weight: float = 1.0,
         pixelloss_weight: float = 1.0,
         disc_num_layers: int = 3,
@@ -66,6 +76,9 @@ class VQLPIPSWithDiscriminator(nn.Module):
         disc_conditional: bool = False,
         disc_ndf: int = 64,
         disc_loss: str = "hinge",
+        disc_warmup: int = 0,
+        max_d_weight: float = 1e4,
+        disc_patience: int = 3,
     ) -> None:
         super().__init__()
         losses = {"hinge": hinge_d_loss, "vanilla": vanilla_d_loss}
@@ -77,11 +90,26 @@ class VQLPIPSWithDiscriminator(nn.Module):
         self.discriminator = NLayerDiscriminator(
             input_nc=disc_in_channels, n_layers=disc_num_layers, use_actnorm=use_actnorm, ndf=disc_ndf
         ).apply(weights_init)
-        self.discriminator_iter_start = disc_start
+        if disc_start == "auto":
+            self.auto_start = AutoStart(patience=disc_patience)
+        elif isinstance(disc_start, str):
+            raise ValueError(f"disc_start is '{disc_start}'; it is a step or auto")
+        else:
+            self.discriminator_iter_start = disc_start
+        self.disc_warmup = disc_warmup
+        self.max_d_weight = max_d_weight
         self.disc_loss = losses[disc_loss]
         self.disc_factor = disc_factor
         self.discriminator_weight = disc_weight
         self.disc_conditional = disc_conditional
+
+    def observe_validation(self, rec_loss: float, step: int) -> None:
+        """Tell the mean reconstruction loss of a validation run at `step`; it matters for disc_start: auto."""
+        if hasattr(self, "auto_start"):
+            self.auto_start.observe(rec_loss, step)
+
+    def _start(self) -> int:
+        return self.auto_start.step if hasattr(self, "auto_start") else self.discriminator_iter_start
 
     def forward(
         self,
@@ -100,7 +128,8 @@ class VQLPIPSWithDiscriminator(nn.Module):
         discriminator built with disc_conditional.
         """
         assert (cond is not None) == self.disc_conditional, "cond belongs to disc_conditional=True, and only there"
-        factor = adopt_weight(self.disc_factor, global_step, threshold=self.discriminator_iter_start)
+        threshold = self._start() + (self.disc_warmup if optimizer_idx == 0 else 0)
+        factor = adopt_weight(self.disc_factor, global_step, threshold=threshold)
         if optimizer_idx == 0:
             return self._generator_loss(codebook_loss, inputs, reconstructions, factor, last_layer, cond, split)
         return self._discriminator_loss(inputs, reconstructions, factor, cond, split)
@@ -155,16 +184,15 @@ class VQLPIPSWithDiscriminator(nn.Module):
                 raise RuntimeError("the adaptive weight needs gradients, but the reconstruction has none")
             weight = torch.zeros((), device=reconstructions.device)
             return nll_term(reconstructions) + weight * factor * g_term(reconstructions), weight
-        image = reconstructions.detach().requires_grad_()
+        image = at_least_float32(reconstructions.detach()).requires_grad_()
         nll, g = nll_term(image), g_term(image)
-        nll_gradient, g_gradient = (torch.autograd.grad(term, image)[0] for term in (nll, g))
-        nll_at_layer, g_at_layer = (
-            torch.autograd.grad(reconstructions, last_layer, gradient.to(reconstructions.dtype), retain_graph=True)[0]
-            for gradient in (nll_gradient, g_gradient)
+        nll_gradient, g_gradient = (torch.autograd.grad(term * GRADIENT_SCALE, image)[0] for term in (nll, g))
+        weight = self._adaptive_weight(
+            *(gradient_at(reconstructions, last_layer, at_image) for at_image in (nll_gradient, g_gradient))
         )
-        weight = self._adaptive_weight(nll_at_layer, g_at_layer)
         value = (nll + weight * factor * g).detach()
-        return ScalarWithGradient.apply(reconstructions, value, nll_gradient + weight * factor * g_gradient), weight
+        gradient = (nll_gradient + weight * factor * g_gradient) / GRADIENT_SCALE
+        return ScalarWithGradient.apply(reconstructions, value, gradient), weight
 
     def calculate_adaptive_weight(self, nll_loss: Tensor, g_loss: Tensor, last_layer: Tensor | None = None) -> Tensor:
         """Weight that balances both gradients at the decoder's last layer (eq. 7), by two backward passes.
@@ -177,8 +205,8 @@ class VQLPIPSWithDiscriminator(nn.Module):
         return self._adaptive_weight(*gradients)
 
     def _adaptive_weight(self, nll_gradient: Tensor, g_gradient: Tensor) -> Tensor:
-        weight = nll_gradient.float().norm() / (g_gradient.float().norm() + 1e-4)
-        return weight.clamp(0.0, 1e4).detach() * self.discriminator_weight
+        weight = nll_gradient.norm() / (g_gradient.norm() + 1e-4)
+        return weight.clamp(0.0, self.max_d_weight).detach() * self.discriminator_weight
 
     def _discriminator_loss(self, inputs, reconstructions, factor, cond, split):
         logits_real = self._judge(inputs.detach(), cond)
@@ -189,6 +217,12 @@ class VQLPIPSWithDiscriminator(nn.Module):
 
     def _judge(self, images: Tensor, cond: Tensor | None) -> Tensor:
         return self.discriminator(images if cond is None else torch.cat((images, cond), dim=1))
+
+
+def gradient_at(output: Tensor, parameter: Tensor, scaled_gradient: Tensor) -> Tensor:
+    """The gradient at `parameter` for GRADIENT_SCALE times that at `output`, in at least float32. Keeps the graph."""
+    (gradient,) = torch.autograd.grad(output, parameter, scaled_gradient.to(output.dtype), retain_graph=True)
+    return at_least_float32(gradient) / GRADIENT_SCALE
 
 
 class VQLPIPS(nn.Module):

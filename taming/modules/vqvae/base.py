@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from taming.modules.util import at_least_float32
+
 
 class Quantizer(nn.Module):
     """Latents (b, d, h, w) -> (z_q of that shape, loss (), (perplexity, encodings, indices int64)).
@@ -25,6 +27,8 @@ class Quantizer(nn.Module):
     n_e: int
     e_dim: int
     remap: str | Path | None = None
+    tokens_per_position: int = 1
+    """Codes that one latent vector has; those of a position follow each other in the flat order."""
 
     def _init_remap(self, n_codes: int, remap: str | Path | None, unknown_index: str | int) -> None:
         self.remap = remap
@@ -50,8 +54,8 @@ class Quantizer(nn.Module):
         raise NotImplementedError
 
     def embed_code(self, code: Tensor) -> Tensor:
-        """Codes (b, h, w) -> entries (b, d, h, w)."""
-        return self.get_codebook_entry(code.reshape(-1), shape=(*code.shape, self.e_dim))
+        """Codes (b, h, w), or (b, h, w, tokens_per_position) -> entries (b, d, h, w)."""
+        return self.get_codebook_entry(code.reshape(-1), shape=(*code.shape[:3], self.e_dim))
 
     def remap_to_used(self, inds: Tensor) -> Tensor:
         """Codes (b, ...) -> positions in `used`, the same shape."""
@@ -116,11 +120,6 @@ def unflatten(flat: Tensor, like: Tensor) -> Tensor:
 def straight_through(z: Tensor, z_q: Tensor) -> Tensor:
     """The value of z_q with the gradient of z (Bengio et al. 2013); rounds as the published models do."""
     return z + (z_q - z).detach()
-
-
-def at_least_float32(z: Tensor) -> Tensor:
-    """Half precision as float32, wider types as they are: distances and running means need it."""
-    return z.to(torch.promote_types(z.dtype, torch.float32))
 
 
 def perplexity(encodings: Tensor) -> Tensor:

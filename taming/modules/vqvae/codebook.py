@@ -1,5 +1,7 @@
 """What codebooks are made of: nearest entry, k-means, picking vectors, and keeping processes in step."""
 
+import math
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -58,3 +60,19 @@ def broadcast_from_first(x: Tensor) -> Tensor:
     if dist.is_available() and dist.is_initialized():
         dist.broadcast(x, src=0)
     return x
+
+
+def usage_of_counts(counts: Tensor) -> float:
+    """The share of the codes that occur, given how often each does (k,)."""
+    return (counts > 0).double().mean().item()
+
+
+def entropy_of_counts(counts: Tensor) -> float:
+    """Entropy in nats of the distribution with these counts (k,)."""
+    p = counts.double() / counts.sum().clamp(min=1)
+    return -torch.xlogy(p, p).sum().item()
+
+
+def perplexity_of_counts(counts: Tensor) -> float:
+    """The number of equally frequent codes that would have the entropy of these counts (k,)."""
+    return math.exp(entropy_of_counts(counts))

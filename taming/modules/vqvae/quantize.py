@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from taming.modules.util import at_least_float32
 from taming.modules.vqvae.base import (
     Quantizer,
-    at_least_float32,
     flatten,
     perplexity,
     straight_through,
