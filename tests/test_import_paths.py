@@ -6,26 +6,32 @@ import inspect
 import pytest
 
 PUBLIC = {
-    "taming.util": "download md5_hash get_ckpt_path URL_MAP CKPT_MAP MD5_MAP get_obj_from_str instantiate_from_config",
+    "taming.util": (
+        "download md5_hash get_ckpt_path URL_MAP CKPT_MAP MD5_MAP get_obj_from_str instantiate_from_config "
+        "load_checkpoint retrieve KeyNotFoundError"
+    ),
     "taming.lr_scheduler": "LambdaWarmUpCosineScheduler",
     "taming.modules.util": "count_params ActNorm AbstractEncoder Labelator SOSProvider",
     "taming.modules.misc.coord": "CoordStage",
     "taming.modules.diffusionmodules.model": (
-        "get_timestep_embedding nonlinearity Normalize Upsample Downsample ResnetBlock AttnBlock Encoder Decoder"
+        "get_timestep_embedding nonlinearity Normalize Upsample Downsample ResnetBlock AttnBlock Model Encoder Decoder "
+        "VUNet SimpleDecoder UpsampleDecoder"
     ),
-    "taming.modules.vqvae.quantize": "VectorQuantizer2 EmbeddingEMA EMAVectorQuantizer",
+    "taming.modules.vqvae.quantize": "VectorQuantizer VectorQuantizer2 GumbelQuantize EmbeddingEMA EMAVectorQuantizer",
     "taming.modules.discriminator.model": "weights_init NLayerDiscriminator",
     "taming.modules.losses": "DummyLoss",
     "taming.modules.losses.vqperceptual": (
         "DummyLoss adopt_weight hinge_d_loss vanilla_d_loss VQLPIPSWithDiscriminator VQLPIPS"
     ),
+    "taming.modules.losses.segmentation": "BCELoss BCELossWithQuant",
     "taming.modules.losses.lpips": "LPIPS ScalingLayer NetLinLayer vgg16 normalize_tensor spatial_average",
     "taming.modules.transformer.mingpt": (
         "GPTConfig GPT1Config CausalSelfAttention Block GPT top_k_logits top_k_top_p_filtering sample_with_past"
     ),
     "taming.modules.transformer.permuter": "AbstractPermuter Identity",
-    "taming.models.vqgan": "VQModel EMAVQ",
+    "taming.models.vqgan": "VQModel VQSegmentationModel VQNoDiscModel GumbelVQ EMAVQ",
     "taming.models.cond_transformer": "Net2NetTransformer disabled_train",
+    "taming.models.dummy_cond_stage": "DummyCondStage",
     "taming.data.base": "ImagePaths NumpyPaths ConcatDatasetWithIndex",
     "taming.data.utils": "custom_collate quadratic_crop is_prepared mark_prepared unpack",
     "taming.data.custom": "CustomBase CustomTrain CustomTest",

@@ -24,7 +24,8 @@ class VQAutoencoder(CodebookHealth, pl.LightningModule):
 
     shared_forward and scheduler_config are theirs. quantizer_config: a target config of another Quantizer, which is
     given those of n_embed, embed_dim, beta and the others that its parameters ask for. channels_last: weights in the
-    memory format that convolutions are faster in on most devices. compile: torch.compile for the networks in training.
+    memory format that convolutions are faster in on most devices. compile: torch.compile for the networks in training,
+    true or the name of a backend.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class VQAutoencoder(CodebookHealth, pl.LightningModule):
         scheduler_config: Mapping | None = None,
         quantizer_config: Mapping | None = None,
         channels_last: bool = False,
-        compile: bool = False,
+        compile: bool | str = False,
     ) -> None:
         super().__init__()
         self.image_key = image_key

@@ -30,8 +30,9 @@ class VQModel(TwoOptimizers, VQAutoencoder):
 
     def on_fit_start(self) -> None:
         if self.compile_networks:
+            backend = "inductor" if self.compile_networks is True else self.compile_networks
             for network in (self.encoder, self.decoder, *self.loss.children()):
-                network.compile()
+                network.compile(backend=backend)
 
     def _reconstruct(self, batch: Mapping, split: str) -> tuple[Tensor, Tensor, Tensor]:
         """Images of a batch, their reconstructions and the codebook loss; the codes are counted."""

@@ -260,3 +260,17 @@ def test_channels_last_changes_the_layout_only(tmp_path):
     models[1].learning_rate = 1e-3
     fit(models[1], tmp_path, epochs=1)
     assert models[1].encoder.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_compiled_networks_train_the_same(tmp_path):
+    """With the backend that only traces; state-dict keys stay."""
+    models = []
+    for compile_networks in (False, "eager"):
+        torch.manual_seed(0)
+        models.append(VQModel(ddconfig(), GAN, **SIZE, compile=compile_networks))
+        models[-1].learning_rate = 1e-3
+        fit(models[-1], tmp_path, epochs=1)
+    plain, compiled = (model.state_dict() for model in models)
+    assert plain.keys() == compiled.keys()
+    assert all(torch.allclose(value, compiled[name], atol=1e-5) for name, value in plain.items())
+    assert models[1].encoder._compiled_call_impl is not None

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from tiny_configs import ddconfig
+from tiny_configs import ddconfig, first_stage
 
 from taming.config import ConfigError
+from taming.models.cond_transformer import Net2NetTransformer
 from taming.models.vqgan import VQModel
 from taming.modules.vqvae.library import LibraryQuantizer
+from taming.sampling.jobs import sample_images
 
 KINDS = {
     "cosine": (32, 8, {"quantizer": "VectorQuantize", "use_cosine_sim": True, "rotation_trick": False}),
@@ -99,6 +101,34 @@ def test_a_model_is_built_with_it_and_decodes_its_codes(kind):
     reconstruction, _, indices = vqgan(x, return_pred_indices=True)
     code = indices.view(2, 8, 8, -1) if vqgan.quantize.tokens_per_position > 1 else indices.view(2, 8, 8)
     assert torch.allclose(vqgan.decode_code(code), reconstruction, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_transformers_and_samplers_work_on_it_unchanged(kind):
+    n_embed, embed_dim, options = KINDS[kind]
+    tokens = 4 * 4 * options.get("num_quantizers", 1)
+    transformer = Net2NetTransformer(
+        transformer_config={
+            "target": "taming.modules.transformer.mingpt.GPT",
+            "params": {"vocab_size": n_embed, "block_size": tokens, "n_layer": 1, "n_head": 2, "n_embd": 8},
+        },
+        first_stage_config=first_stage(
+            resolution=8,
+            n_embed=n_embed,
+            embed_dim=embed_dim,
+            quantizer_config={"target": "taming.modules.vqvae.library.LibraryQuantizer", "params": options},
+        ),
+        cond_stage_config={"target": "taming.modules.util.Labelator", "params": {"n_classes": 3}},
+        cond_stage_key="class_label",
+    ).eval()
+    x = torch.rand(2, 3, 8, 8) * 2 - 1
+    quant, z = transformer.encode_to_z(x)
+    assert z.shape == (2, tokens)
+    assert torch.allclose(transformer.decode_to_img(z, quant.shape), transformer.first_stage_model(x)[0], atol=1e-4)
+    logits, target = transformer(x, torch.tensor([0, 2]))
+    assert logits.shape == (2, tokens, n_embed) and torch.equal(target, z)
+    images, sampled = sample_images(transformer, [(0, 0), (2, 7)], seed=1)
+    assert images.shape == x.shape and sampled.shape == (2, tokens)
 
 
 def test_own_quantizers_by_config_get_the_models_settings():

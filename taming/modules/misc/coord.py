@@ -20,10 +20,10 @@ class CoordStage:
         return self
 
     def encode(self, c: Tensor):
-        """Coordinates (b, 1, h, w) in [0, 1] -> levels (b, 1, h / f, w / f) as floats, None, (None, None, as int64)."""
+        """Coordinates (b, 1, h, w) in [0, 1] -> levels: floats (b, 1, h // f, w // f), None, (None, None, int64)."""
         assert c.min() >= 0.0 and c.max() <= 1.0, f"coordinates must lie in [0, 1], not [{c.min()}, {c.max()}]"
-        levels = F.interpolate(c, scale_factor=1 / self.down_factor, mode="area").clamp(0.0, 1.0) * self.n_embed
-        levels = levels.round()
+        size = [side // self.down_factor for side in c.shape[2:]]  # a scale of 1 / 49 would make 0 of 49
+        levels = (F.interpolate(c, size=size, mode="area").clamp(0.0, 1.0) * self.n_embed).round()
         return levels, None, (None, None, levels.to(torch.int64))
 
     def decode(self, c: Tensor) -> Tensor:
