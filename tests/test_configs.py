@@ -10,7 +10,8 @@ from taming.config import instantiate_from_config, load_config, validate_config
 from taming.training import train
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
+OVERLAYS = sorted(ROOT.glob("configs/quantizers/*.yaml"))
+CONFIGS = sorted(set(ROOT.glob("configs/**/*.yaml")) - set(OVERLAYS))
 QUICK = sorted(ROOT.glob("configs/quickstart/*.yaml"))
 NO_CHECKPOINT = "model.params.first_stage_config.params.ckpt_path=null"
 
@@ -24,11 +25,12 @@ def load(path):
     return load_config([path], [NO_CHECKPOINT] if second_stage else [])
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=name)
+@pytest.mark.parametrize("path", [*CONFIGS, *OVERLAYS], ids=name)
 def test_header_says_how_to_run_it_on_what_and_what_to_expect(path):
     lines = path.read_text().splitlines()
     header = " ".join(line for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))])
-    assert f"python main.py --base configs/{name(path)} -t True" in header
+    base = "configs/custom_vqgan.yaml " if path in OVERLAYS else ""
+    assert f"python main.py --base {base}configs/{name(path)} -t True" in header
     assert "Hardware" in header
     assert "Expect" in header or path.stem.endswith("_published")
 
@@ -41,6 +43,25 @@ def test_config_is_valid_and_its_model_builds(path):
         model = instantiate_from_config(config.model)
     model.learning_rate = 1.0
     model.configure_optimizers()
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=name)
+def test_quantizers_fit_the_published_network(overlay):
+    config = load_config([ROOT / "configs" / "custom_vqgan.yaml", overlay], ["model.params.ddconfig.ch=32"])
+    validate_config(config)
+    model = instantiate_from_config(config.model)
+    assert model.quantize.n_e == config.model.params.n_embed
+    assert model.quantize.e_dim == config.model.params.embed_dim
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=name)
+def test_one_batch_with_each_quantizer(overlay, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = ROOT / "configs" / "quickstart" / "photos_published.yaml"
+    result = train(["--base", str(base), str(overlay), "--train", "True", "--fast_dev_run", "True"])
+    losses = {key: value for key, value in result.trainer.callback_metrics.items() if "loss" in key}
+    assert all(torch.isfinite(value) for value in losses.values())
+    assert result.trainer.callback_metrics["val/codebook_usage"] > 0
 
 
 @pytest.mark.parametrize("path", [path for path in CONFIGS if "transformer" in path.stem], ids=name)
