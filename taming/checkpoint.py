@@ -1,18 +1,19 @@
-"""Checkpoints: read without running what is in them, written atomically, and loaded into models with a report.
+"""Checkpoints: read without running what is in them, written atomically, converted, and asked for their config.
 
 A checkpoint is data from a stranger. Only tensors and plain containers are read, and a few historic classes become
-inert stand-ins; a file that names anything else is refused.
+inert stand-ins; a file that names anything else is refused. `checkpoint_fit` loads weights into models.
 """
 
-import logging
 import os
 import pickle
 import re
 import shutil
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -21,13 +22,26 @@ from omegaconf import OmegaConf
 from pytorch_lightning.plugins.io import CheckpointIO
 from torch import Tensor, nn
 
+from taming.checkpoint_fit import CheckpointError, IncompatibleKeys, explain_misfit, load_weights
+from taming.config_errors import one_line
 from taming.files import atomic_path
+from taming.infer_config import first_stage_config
 
-logger = logging.getLogger(__name__)
+__all__ = [
+    "CheckpointError",
+    "IncompatibleKeys",
+    "SafeCheckpointIO",
+    "convert_checkpoint",
+    "explaining_misfits",
+    "export_safetensors",
+    "infer_config",
+    "load_checkpoint",
+    "load_weights",
+    "save_checkpoint_atomic",
+]
 
-
-class CheckpointError(ValueError):
-    """A file that is no checkpoint, is refused, or does not fit the model; the message is one line and names it."""
+TORCH_SUFFIXES = (".ckpt", ".pt", ".pth")
+SAFETENSORS_SUFFIX = ".safetensors"
 
 
 class _StandIn:
@@ -68,21 +82,34 @@ SAFE_GLOBALS = [
 def load_checkpoint(path: str | os.PathLike, map_location: Any = "cpu") -> dict[str, Any]:
     """Read a checkpoint file: a Lightning checkpoint, a bare mapping of tensors, or a `.safetensors` file.
 
-    The result always has "state_dict" and "global_step" (0 if the file does not say). Raises FileNotFoundError, and
-    CheckpointError for a file that is damaged, is no checkpoint, or holds objects other than tensors and plain data.
+    The result always has "state_dict" and "global_step" (0 if the file does not say). With map_location="meta" only
+    names, shapes and types of the weights are read. Raises FileNotFoundError, and CheckpointError for a file that is
+    damaged, is no checkpoint, or holds objects other than tensors and plain data.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint file")
-    content = _read_safetensors(path, map_location) if path.suffix == ".safetensors" else _read(path, map_location)
+    if path.suffix == SAFETENSORS_SUFFIX:
+        return _read_safetensors(path, str(map_location))
+    content = _read(path, map_location)
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint")
     if "state_dict" not in content:
         if not content or not all(isinstance(value, Tensor) for value in content.values()):
             raise CheckpointError(f"{path}: has no state_dict and is no mapping of names to tensors either")
         content = {"state_dict": content}
+    if not _is_state_dict(content["state_dict"]):
+        raise CheckpointError(f"{path}: its state_dict is no mapping of names to tensors")
     checkpoint = {key: value if key == "state_dict" else _plain(value) for key, value in content.items()}
     return {"global_step": 0, **checkpoint}
+
+
+def _is_state_dict(value: Any) -> bool:
+    """Whether it maps names to tensors; modules may add a state of another kind (`get_extra_state`)."""
+    return isinstance(value, Mapping) and all(
+        isinstance(key, str) and (isinstance(item, Tensor) or key.endswith("_extra_state"))
+        for key, item in value.items()
+    )
 
 
 def _read(path: Path, map_location: Any) -> Any:
@@ -105,16 +132,100 @@ def _damaged(path: Path) -> CheckpointError:
     return CheckpointError(f"{path}: truncated, or not a checkpoint ({path.stat().st_size} bytes)")
 
 
-def _read_safetensors(path: Path, map_location: Any) -> dict[str, Tensor]:
+def _safetensors(path: Path) -> ModuleType:
     try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        import safetensors.torch
     except ImportError:
-        raise CheckpointError(f"{path}: reading this format needs a package: pip install safetensors") from None
+        raise CheckpointError(f"{path}: this format needs a package: pip install safetensors") from None
+    return safetensors
+
+
+def _read_safetensors(path: Path, device: str) -> dict[str, Any]:
+    package = _safetensors(path)
     try:
-        return load_file(path, device=str(map_location))
-    except SafetensorError as error:
+        with package.safe_open(path, framework="pt", device="cpu" if device == "meta" else device) as file:
+            metadata = file.metadata() or {}
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, the file is no mapping
+    except package.SafetensorError as error:
         raise _damaged(path) from error
+    if device == "meta":
+        weights = {key: value.to("meta") for key, value in weights.items()}
+    step = metadata.get("global_step", "0")
+    checkpoint = {"state_dict": weights, "global_step": int(step) if step.isdecimal() else 0}
+    return checkpoint | {key: metadata[key] for key in ("config",) if key in metadata}
+
+
+def export_safetensors(
+    checkpoint_path: str | os.PathLike, out_path: str | os.PathLike, *, config: Mapping[str, Any] | None = None
+) -> None:
+    """Write a checkpoint's weights as a safetensors file, complete or not at all; nothing else but its step is kept.
+
+    The file's metadata holds `global_step` and, if given, `config` as YAML; `load_checkpoint` gives back both. Raises
+    what `load_checkpoint` does, and CheckpointError without the package safetensors.
+    """
+    path = Path(out_path)
+    package = _safetensors(path)
+    checkpoint = load_checkpoint(checkpoint_path)
+    weights = checkpoint["state_dict"]
+    if odd := [key for key, value in weights.items() if not isinstance(value, Tensor)]:
+        raise CheckpointError(f"{checkpoint_path}: {odd[0]} is no tensor, so this format cannot hold it")
+    metadata = {"format": "pt", "global_step": str(checkpoint["global_step"])}
+    if config is not None:
+        metadata["config"] = OmegaConf.to_yaml(config if OmegaConf.is_config(config) else OmegaConf.create(config))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        package.torch.save_file(_unshared(weights), temporary, metadata=metadata)
+
+
+def _unshared(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights with those copied that lie in memory which another one has; the format allows no sharing."""
+    seen: set[int] = set()
+    result = {}
+    for key, value in weights.items():
+        storage = value.untyped_storage().data_ptr()
+        result[key] = value.clone(memory_format=torch.contiguous_format) if storage in seen else value.contiguous()
+        seen.add(storage)
+    return result
+
+
+def convert_checkpoint(source: str | os.PathLike, target: str | os.PathLike, *, overwrite: bool = False) -> None:
+    """Write `source` in the format that the suffix of `target` names: .safetensors, or .ckpt, .pt and .pth.
+
+    Raises what `load_checkpoint` does, ValueError for another suffix, FileExistsError if `target` exists and is not to
+    be overwritten.
+    """
+    target = Path(target)
+    if target.suffix not in (SAFETENSORS_SUFFIX, *TORCH_SUFFIXES):
+        known = ", ".join((SAFETENSORS_SUFFIX, *TORCH_SUFFIXES))
+        raise ValueError(f"{target}: the suffix tells the format, it must be one of {known}")
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target}: exists already; give --overwrite to replace it")
+    if target.suffix == SAFETENSORS_SUFFIX:
+        export_safetensors(source, target)
+    else:
+        save_checkpoint_atomic(load_checkpoint(source), target)
+
+
+def infer_config(
+    weights: str | os.PathLike | Mapping[str, Any],
+    *,
+    part: str = "",
+    resolution: int = 256,
+    remap: str | os.PathLike | None = None,
+) -> dict[str, Any]:
+    """The target config of a first stage, from the names and shapes of its weights.
+
+    weights: a checkpoint file or a state dict. part: where in a larger model the first stage is, `first_stage_model` or
+    `cond_stage_model` in a transformer. resolution: that of the training images, which the weights do not tell; it only
+    gives the levels with attention their names. remap: the file of code numbers for a model that keeps some codes only.
+    What no weight shows has its default; `disc_start` is 0, as the discriminator has been trained. Raises
+    CheckpointError if there is no first stage or not all of it, and what `load_checkpoint` raises.
+    """
+    source: str | os.PathLike = "state dict"
+    if not isinstance(weights, Mapping):
+        source, weights = weights, load_checkpoint(weights, "meta")
+    state_dict = weights.get("state_dict", weights)
+    return first_stage_config(state_dict, source=source, part=part, resolution=resolution, remap=remap)
 
 
 def _plain(value: Any) -> Any:
@@ -172,112 +283,13 @@ class SafeCheckpointIO(CheckpointIO):
             path.unlink(missing_ok=True)
 
 
-class IncompatibleKeys(NamedTuple):
-    """Keys that a model has and its checkpoint lacks, and the other way round, like torch's own report."""
-
-    missing_keys: list[str]
-    unexpected_keys: list[str]
-
-
-TOLERATED = re.compile(r"(^|\.)(loss\.|colorize$|attn\.mask$)")
-"""Keys that inference does without: the loss and its networks, a palette, causal masks."""
-
-STAGES = {
-    "first_stage_model.": "first_stage_config.params.",
-    "cond_stage_model.": "cond_stage_config.params.",
-    "transformer.": "transformer_config.params.",
-    "loss.": "lossconfig.params.",
-}
-"""Where the weights of a part are -> where its parameters are in the config."""
-
-SHAPE_KEYS = (
-    (r"quantize\.(embedding|embed)\.weight$", ("n_embed", "embed_dim")),
-    (r"quantize\.proj\.weight$", ("n_embed",)),
-    (r"post_quant_conv\.", ("ddconfig.z_channels", "embed_dim")),
-    (r"quant_conv\.", ("embed_dim", "ddconfig.z_channels")),
-    (r"colorize$", (None, "n_labels")),
-    (r"encoder\.conv_in\.", ("ddconfig.ch", "ddconfig.in_channels")),
-    (r"encoder\.conv_out\.", ("ddconfig.z_channels",)),
-    (r"decoder\.conv_out\.", ("ddconfig.out_ch",)),
-    (r"(encoder|decoder)\.", ("ddconfig.ch_mult", "ddconfig.ch_mult")),
-    (r"tok_emb\.weight$", ("vocab_size", "n_embd")),
-    (r"pos_emb$", (None, "block_size", "n_embd")),
-    (r"head\.weight$", ("vocab_size", "n_embd")),
-    (r"blocks\.", ("n_embd", "n_embd")),
-    (r"discriminator\.main\.0\.", ("disc_ndf", "disc_in_channels")),
-)
-"""Weights by name -> the config key that sets each axis of their shape."""
-
-
-def load_weights(
-    module: nn.Module,
-    state_dict: Mapping[str, Tensor],
-    *,
-    ignore_keys: Sequence[str] = (),
-    source: str | os.PathLike = "checkpoint",
-    strict: bool = False,
-) -> IncompatibleKeys:
-    """Load what fits by name; keys that begin with one of `ignore_keys` are left out.
-
-    Missing and unexpected keys are logged in one line. `source` names the checkpoint in messages. Raises
-    CheckpointError for weights of another shape, if no name fits at all, and with `strict` for keys that matter: a
-    missing one, or one too many of a part that the model has, unless inference does without it.
-    """
-    weights = {key: value for key, value in state_dict.items() if not key.startswith(tuple(ignore_keys))}
-    _check_fit(module, weights, source)
-    result = IncompatibleKeys(*module.load_state_dict(weights, strict=False))
-    fatal = [f"{problem} {summary(keys)}" for problem, keys in _fatal_keys(module, result).items() if keys]
-    if strict and fatal:
-        raise CheckpointError(f"{source}: does not fit the config, {'; '.join(fatal)}")
-    if any(result):
-        report = logger.warning if fatal else logger.info
-        report("%s: missing %s; unexpected %s", source, summary(result.missing_keys), summary(result.unexpected_keys))
-    return result
-
-
-def summary(keys: Iterable[str]) -> str:
-    """State-dict keys counted by the part of the model that they belong to: `loss.discriminator (12), colorize`."""
-    counts = Counter(".".join(key.split(".")[:2]) for key in keys)
-    parts = [part if count == 1 else f"{part} ({count})" for part, count in counts.most_common()]
-    return ", ".join(parts[:6] + [f"and {len(parts) - 6} more parts"] * (len(parts) > 6)) or "none"
-
-
-def _fatal_keys(module: nn.Module, result: IncompatibleKeys) -> dict[str, list[str]]:
-    parts = {name for name, _ in module.named_children()}
-    return {
-        "missing": [key for key in result.missing_keys if not TOLERATED.search(key)],
-        "unexpected": [
-            key for key in result.unexpected_keys if key.split(".")[0] in parts and not TOLERATED.search(key)
-        ],
-    }
-
-
-def _check_fit(module: nn.Module, weights: Mapping[str, Tensor], source: str | os.PathLike) -> None:
-    own = module.state_dict()
-    common = [key for key in own if isinstance(weights.get(key), Tensor)]
-    if own and not common:
-        raise CheckpointError(
-            f"{source}: holds nothing for {type(module).__name__}, but {summary(weights)}; "
-            f"a part of a larger model is taken out with scripts/extract_submodel.py"
-        )
-    misfits = [key for key in common if own[key].shape != weights[key].shape]
-    if misfits:
-        shapes = [(key, tuple(weights[key].shape), tuple(own[key].shape)) for key in misfits]
-        key, theirs, ours = next((shape for shape in shapes if _shape_hint(*shape)), shapes[0])
-        more = f" (and {len(misfits) - 1} more)" if len(misfits) > 1 else ""
-        raise CheckpointError(
-            f"{source}: {key} is {theirs} in the file, {ours} in the model{more}{_shape_hint(key, theirs, ours)}"
-        )
-
-
-def _shape_hint(key: str, theirs: tuple[int, ...], ours: tuple[int, ...]) -> str:
-    """Which config key probably makes the difference between the two shapes of a weight."""
-    prefix = ""
-    for stage, place in STAGES.items():
-        if key.startswith(stage):
-            key, prefix = key.removeprefix(stage), prefix + place
-    names = next((names for pattern, names in SHAPE_KEYS if re.match(pattern, key)), ())
-    for name, there, here in zip(names, theirs, ours, strict=False):
-        if name is not None and there != here:
-            return f"; check {prefix}{name} of the config"
-    return ""
+@contextmanager
+def explaining_misfits(model: nn.Module, checkpoint: str | os.PathLike | None) -> Iterator[None]:
+    """A block in which a Trainer restores `model`: torch's report of what does not fit becomes a CheckpointError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if checkpoint is None or not str(error).startswith("Error(s) in loading state_dict"):
+            raise
+        weights = load_checkpoint(checkpoint, "meta")["state_dict"]
+        raise CheckpointError(f"{checkpoint}: {explain_misfit(model, weights) or one_line(error)}") from error

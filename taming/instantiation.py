@@ -63,6 +63,18 @@ DEAD_TARGETS = {
 }
 """Targets of old configs that no longer exist -> what takes their place."""
 
+LATENT_DIFFUSION = {
+    "ldm.models.autoencoder.VQModel": "taming.models.vqgan.VQModel",
+    "ldm.models.autoencoder.VQModelInterface": "taming.models.vqgan.VQModel",
+    "ldm.modules.losses.vqperceptual.DummyLoss": "taming.modules.losses.DummyLoss",
+    "ldm.modules.losses.vqperceptual.VQLPIPSWithDiscriminator": (
+        "taming.modules.losses.vqperceptual.VQLPIPSWithDiscriminator"
+    ),
+}
+"""Targets of latent diffusion's first stages -> ours, which read the same weights."""
+
+ALIASES = MAIN_EXPORTS | DEAD_TARGETS | LATENT_DIFFUSION
+
 
 def get_obj_from_str(string: str, reload: bool = False) -> Any:
     """The object at a dotted path, `package.module.name`; with `reload` its module is executed again first.
@@ -86,7 +98,7 @@ def canonical_target(target: str) -> str:
     """Where the object that a config names `target` lives today."""
     if target in DEAD_TARGETS:
         _notice_dead_target(target)
-    return DEAD_TARGETS.get(target) or MAIN_EXPORTS.get(target, target)
+    return ALIASES.get(target, target)
 
 
 @cache

@@ -2,15 +2,16 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from taming.checkpoint import IncompatibleKeys, load_checkpoint, load_weights
+from taming.checkpoint import CheckpointError, IncompatibleKeys, infer_config, load_checkpoint, load_weights
 from taming.config import (
     ConfigError,
     ConfigSource,
@@ -18,6 +19,7 @@ from taming.config import (
     instantiate_from_config,
     load_config,
     merge_sources,
+    read_sources,
 )
 
 logger = logging.getLogger(__name__)
@@ -114,10 +116,25 @@ def load_run_config(
     overrides: Sequence[str] = (),
     ignore_base_data: bool = False,
 ) -> DictConfig:
-    """The config of a run under more files and overrides. Raises ConfigError if there is no config at all."""
+    """The config of a run under more files and overrides.
+
+    Without any file it is inferred from the weights of a first stage. Raises ConfigError if that cannot be done.
+    """
     if not run.configs and not bases:
-        raise ConfigError(f"{run.logdir}: no config of this run, looked for {run.logdir / 'configs' / '*.yaml'}")
+        return merge_sources([_inferred(run), *read_sources([], overrides)])
     return load_config([*run.configs, *bases], overrides, ignore_base_data=ignore_base_data)
+
+
+def _inferred(run: Run) -> ConfigSource:
+    place = run.logdir / "configs" / "*.yaml"
+    try:
+        model = infer_config(run.checkpoint)
+    except CheckpointError as error:
+        raise ConfigError(
+            f"{run.logdir}: no config of this run, looked for {place}; nor can one be inferred: {error}"
+        ) from error
+    logger.info("no config %s: inferred from the weights that this is a %s", place, model["target"])
+    return ConfigSource(f"inferred from {run.checkpoint}", OmegaConf.create({"model": model}))
 
 
 def load_model(
@@ -144,13 +161,7 @@ def build_model(
     """
     if OmegaConf.select(config, "model") is None:
         raise config_error(config, "model", "this section is missing")
-    edits = OmegaConf.create()
-    messages = []
-    for key, value in _edits(config.model):
-        OmegaConf.update(edits, f"model.params.{key}", value)
-        messages.append(f"model.params.{key} is set to {'null' if value is None else value}")
-        logger.info("%s", messages[-1])
-    changed = merge_sources([ConfigSource("", config), ConfigSource("loading", edits)])
+    changed, messages = _edited(config, chain(_weight_files(config.model), _downsampling(config.model)))
     model = instantiate_from_config(changed.model)
     step, keys = 0, IncompatibleKeys([], [])
     if checkpoint is None:
@@ -162,14 +173,34 @@ def build_model(
     return LoadedModel(model.to(device).eval(), config, step, messages, keys)
 
 
-def _edits(model: DictConfig) -> Iterator[tuple[str, object]]:
-    """Parameters of the model -> what they are set to before it is built to be given a checkpoint's weights."""
+def without_weight_files(config: DictConfig) -> DictConfig:
+    """The config for a model that gets all its weights from a checkpoint: no other file is named to start from."""
+    return _edited(config, _weight_files(config.model))[0]
+
+
+def _edited(config: DictConfig, edits: Iterable[tuple[str, object]]) -> tuple[DictConfig, list[str]]:
+    """A copy of the config with parameters of the model changed, and what there is to say about it; it is logged."""
+    changes = OmegaConf.create()
+    messages = []
+    for key, value in edits:
+        OmegaConf.update(changes, f"model.params.{key}", value)
+        messages.append(f"model.params.{key} is set to {'null' if value is None else value}")
+        logger.info("%s", messages[-1])
+    return merge_sources([ConfigSource("", config), ConfigSource("loading", changes)]), messages
+
+
+def _weight_files(model: DictConfig) -> Iterator[tuple[str, object]]:
+    """Parameters of the model that name files with weights of it or of its stages -> null."""
     if OmegaConf.select(model, "params.ckpt_path") is not None:
         yield "ckpt_path", None
-    if "downsample_cond_size" in (model.get("params") or {}):
-        yield "downsample_cond_size", -1
-        yield "downsample_cond_factor", 0.5
     for stage in ("first_stage_config", "cond_stage_config"):
         config = OmegaConf.select(model, f"params.{stage}")  # may be a marker such as __is_first_stage__
         if isinstance(config, DictConfig) and OmegaConf.select(config, "params.ckpt_path") is not None:
             yield f"{stage}.params.ckpt_path", None
+
+
+def _downsampling(model: DictConfig) -> Iterator[tuple[str, object]]:
+    """Parameters for sampling larger images than in training: their conditioning is halved, not resized."""
+    if "downsample_cond_size" in (model.get("params") or {}):
+        yield "downsample_cond_size", -1
+        yield "downsample_cond_factor", 0.5

@@ -1,6 +1,5 @@
 """Checkpoints: what is read, what is refused, that files are whole, and what does not fit is said."""
 
-import logging
 import os
 import sys
 import warnings
@@ -14,16 +13,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from PIL import Image
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch import nn
 
 from taming.checkpoint import (
     CheckpointError,
     SafeCheckpointIO,
+    export_safetensors,
     load_checkpoint,
-    load_weights,
     save_checkpoint_atomic,
-    summary,
 )
 
 WEIGHTS = {"weight": torch.arange(3.0)}
@@ -116,11 +115,45 @@ def test_bare_weights_and_missing_step(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "problem"), [([1, 2], "holds a list"), ({"a": 1}, "no state_dict"), ({}, "no state_dict")]
+    ("content", "problem"),
+    [
+        ([1, 2], "holds a list"),
+        (torch.ones(2), "holds a Tensor"),
+        ({"a": 1}, "no state_dict"),
+        ({}, "no state_dict"),
+        ({"state_dict": 3}, "its state_dict is no mapping of names to tensors"),
+        ({"state_dict": {"a": 3}}, "its state_dict is no mapping of names to tensors"),
+        ({"state_dict": {1: WEIGHTS["weight"]}}, "its state_dict is no mapping of names to tensors"),
+    ],
 )
 def test_files_that_hold_something_else(tmp_path, content, problem):
-    with pytest.raises(CheckpointError, match=problem):
+    with pytest.raises(CheckpointError, match=problem) as error:
         load_checkpoint(saved(tmp_path / "other.ckpt", content))
+    assert "\n" not in str(error.value)
+
+
+def test_a_state_that_is_no_tensor(tmp_path):
+    weights = {**WEIGHTS, "loss._extra_state": {"step": 3}}
+    assert (
+        load_checkpoint(saved(tmp_path / "extra.ckpt", {"state_dict": weights}))["state_dict"].keys() == weights.keys()
+    )
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_files_of_other_programs(tmp_path, suffix):
+    path = tmp_path / f"other{suffix}"
+    Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
+    np.savez(tmp_path / "arrays.npz", a=np.ones(3))
+    texts = ["hello\n", "model:\n  target: x\n", "0" * 999]
+    for content in [
+        (tmp_path / "picture.png").read_bytes(),
+        (tmp_path / "arrays.npz").read_bytes(),
+        *map(str.encode, texts),
+    ]:
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError) as error:
+            load_checkpoint(path)
+        assert str(error.value) == f"{path}: truncated, or not a checkpoint ({len(content)} bytes)"
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -153,13 +186,65 @@ def test_missing_file(tmp_path):
             load_checkpoint(path)
 
 
+def test_names_and_shapes_without_the_weights(tmp_path):
+    path = saved(tmp_path / "a.ckpt", {"state_dict": WEIGHTS})
+    weight = load_checkpoint(path, "meta")["state_dict"]["weight"]
+    assert (weight.device.type, weight.shape) == ("meta", (3,))
+
+
 def test_safetensors(tmp_path):
     safetensors = pytest.importorskip("safetensors.torch")
-    safetensors.save_file(WEIGHTS, tmp_path / "model.safetensors")
-    assert torch.equal(load_checkpoint(tmp_path / "model.safetensors")["state_dict"]["weight"], WEIGHTS["weight"])
-    (tmp_path / "damaged.safetensors").write_bytes(b"\x00" * 4)
-    with pytest.raises(CheckpointError, match="truncated"):
-        load_checkpoint(tmp_path / "damaged.safetensors")
+    path = tmp_path / "model.safetensors"
+    safetensors.save_file(WEIGHTS, path)
+    checkpoint = load_checkpoint(path)
+    assert torch.equal(checkpoint["state_dict"]["weight"], WEIGHTS["weight"])
+    assert checkpoint.keys() == {"state_dict", "global_step"} and checkpoint["global_step"] == 0
+    assert load_checkpoint(path, "meta")["state_dict"]["weight"].device.type == "meta"
+    whole = path.read_bytes()
+    for content in [b"", b"\x00" * 4, whole[:40], whole[:-4]]:
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match="truncated"):
+            load_checkpoint(path)
+
+
+def test_safetensors_of_tensors_that_share_memory(tmp_path):
+    pytest.importorskip("safetensors")
+    base = torch.arange(12.0).reshape(3, 4)
+    weights = {"a": base, "b": base, "row": base[1], "column": base[:, 1], "turned": torch.arange(6.0).reshape(2, 3).T}
+    weights |= {"one value": torch.ones(()).expand(2, 2), "empty": torch.ones(0), "half": torch.ones(2).bfloat16()}
+    source = saved(tmp_path / "a.ckpt", {"state_dict": weights, "global_step": 42, "optimizer_states": [1]})
+    config = OmegaConf.create({"model": {"target": "x", "params": {"sizes": [1, 2]}}})
+    for form in (config, OmegaConf.to_container(config)):
+        export_safetensors(source, tmp_path / "out" / "a.safetensors", config=form)
+        checkpoint = load_checkpoint(tmp_path / "out" / "a.safetensors")
+        assert checkpoint["global_step"] == 42
+        assert OmegaConf.create(checkpoint["config"]) == config
+        assert checkpoint["state_dict"].keys() == weights.keys()
+        assert all(torch.equal(checkpoint["state_dict"][key], value) for key, value in weights.items())
+    assert os.listdir(tmp_path / "out") == ["a.safetensors"]
+
+
+def test_a_failed_export_leaves_the_old_file(tmp_path, monkeypatch):
+    safetensors = pytest.importorskip("safetensors.torch")
+
+    def full_disk(weights, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError("no space left")
+
+    source, target = saved(tmp_path / "a.ckpt", {"state_dict": WEIGHTS}), tmp_path / "a.safetensors"
+    target.write_bytes(b"before")
+    monkeypatch.setattr(safetensors, "save_file", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        export_safetensors(source, target)
+    assert target.read_bytes() == b"before" and len(os.listdir(tmp_path)) == 2
+
+
+def test_what_safetensors_cannot_hold(tmp_path):
+    pytest.importorskip("safetensors")
+    source = saved(tmp_path / "a.ckpt", {"state_dict": {**WEIGHTS, "loss._extra_state": {"step": 3}}})
+    with pytest.raises(CheckpointError, match=r"a.ckpt: loss._extra_state is no tensor"):
+        export_safetensors(source, tmp_path / "a.safetensors")
+    assert os.listdir(tmp_path) == ["a.ckpt"]
 
 
 def test_safetensors_without_its_package(tmp_path, monkeypatch):
@@ -252,120 +337,3 @@ def test_checkpoint_io_removes_files_and_folders(tmp_path):
         SafeCheckpointIO().remove_checkpoint(path)
     SafeCheckpointIO().remove_checkpoint(tmp_path / "sharded")
     assert not os.listdir(tmp_path)
-
-
-class Tokenizer(nn.Module):
-    """The names and shapes of a VQModel's weights, in small."""
-
-    def __init__(self, ch=4, n_embed=8, in_channels=3):
-        super().__init__()
-        self.encoder = nn.ModuleDict({"conv_in": nn.Conv2d(in_channels, ch, 3), "mid": nn.Conv2d(ch, ch, 1)})
-        self.quantize = nn.ModuleDict({"embedding": nn.Embedding(n_embed, 2)})
-        self.loss = nn.Linear(1, 1)
-
-
-class Stages(nn.Module):
-    def __init__(self, **options):
-        super().__init__()
-        self.first_stage_model = Tokenizer(**options)
-        self.transformer = nn.ModuleDict({"head": nn.Linear(2, 8, bias=False)})
-
-
-def test_weights_are_loaded_and_differences_reported(caplog):
-    caplog.set_level(logging.INFO, logger="taming")
-    source, target = Tokenizer(), Tokenizer()
-    state = source.state_dict()
-    del state["loss.bias"]
-    result = load_weights(target, state | {"colorize": torch.zeros(1)}, source="a.ckpt", strict=True)
-    assert torch.equal(target.encoder["mid"].weight, source.encoder["mid"].weight)
-    assert (result.missing_keys, result.unexpected_keys) == (["loss.bias"], ["colorize"])
-    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
-        ("INFO", "a.ckpt: missing loss.bias; unexpected colorize")
-    ]
-
-
-def test_a_complete_fit_is_silent(caplog):
-    caplog.set_level(logging.INFO, logger="taming")
-    assert load_weights(Tokenizer(), Tokenizer().state_dict(), strict=True) == ([], [])
-    assert not caplog.records
-
-
-def test_strict_loading_fails_for_keys_that_matter(caplog):
-    state = Stages().state_dict()
-    lacking = {key: value for key, value in state.items() if not key.startswith("first_stage_model.encoder")}
-    with pytest.raises(CheckpointError) as error:
-        load_weights(Stages(), lacking, source="a.ckpt", strict=True)
-    assert str(error.value) == "a.ckpt: does not fit the config, missing first_stage_model.encoder (4)"
-    deeper = state | {"transformer.blocks.0.ln1.weight": torch.zeros(1)}
-    with pytest.raises(CheckpointError, match=r"unexpected transformer\.blocks"):
-        load_weights(Stages(), deeper, strict=True)
-    load_weights(Stages(), state | {"model_ema.decay": torch.zeros(1)}, strict=True)
-    assert load_weights(Stages(), lacking).missing_keys == [key for key in state if key not in lacking]
-    assert caplog.records[-1].levelname == "WARNING"
-
-
-def test_strict_loading_tolerates_what_inference_does_without():
-    lacking = Stages().state_dict()
-    del lacking["first_stage_model.loss.weight"]
-    extra = [
-        "first_stage_model.colorize",
-        "first_stage_model.loss.discriminator.bias",
-        "transformer.blocks.0.attn.mask",
-    ]
-    result = load_weights(Stages(), lacking | dict.fromkeys(extra, torch.zeros(1)), strict=True)
-    assert result == (["first_stage_model.loss.weight"], extra)
-
-
-def test_ignored_prefixes_may_overlap():
-    result = load_weights(Tokenizer(), Tokenizer().state_dict(), ignore_keys=["loss", "loss.weight", "quantize"])
-    assert result.missing_keys == ["quantize.embedding.weight", "loss.weight", "loss.bias"]
-
-
-@pytest.mark.parametrize(
-    ("options", "stages", "message"),
-    [
-        (
-            {"n_embed": 16},
-            False,
-            "quantize.embedding.weight is (8, 2) in the file, (16, 2) in the model; check n_embed of the config",
-        ),
-        (
-            {"n_embed": 16},
-            True,
-            "first_stage_model.quantize.embedding.weight is (8, 2) in the file, (16, 2) in the model; "
-            "check first_stage_config.params.n_embed of the config",
-        ),
-        (
-            {"in_channels": 1},
-            False,
-            "encoder.conv_in.weight is (4, 3, 3, 3) in the file, (4, 1, 3, 3) in the model; "
-            "check ddconfig.in_channels of the config",
-        ),
-        (
-            {"ch": 8},
-            False,
-            "encoder.conv_in.weight is (4, 3, 3, 3) in the file, (8, 3, 3, 3) in the model (and 3 more); "
-            "check ddconfig.ch of the config",
-        ),
-    ],
-)
-def test_weights_of_another_shape_point_to_the_config_key(options, stages, message):
-    build = Stages if stages else Tokenizer
-    with pytest.raises(CheckpointError) as error:
-        load_weights(build(**options), build().state_dict(), source="a.ckpt")
-    assert str(error.value) == f"a.ckpt: {message}"
-
-
-def test_a_checkpoint_of_something_else():
-    with pytest.raises(CheckpointError, match=r"holds nothing for Tokenizer, but first_stage_model.*extract_submodel"):
-        load_weights(Tokenizer(), Stages().state_dict())
-
-
-def test_modules_without_weights_take_any_checkpoint():
-    assert load_weights(nn.Identity(), WEIGHTS).unexpected_keys == ["weight"]
-
-
-def test_summary_counts_keys_by_part():
-    assert summary([]) == "none"
-    assert summary(["a.b.c", "a.b.d", "colorize"]) == "a.b (2), colorize"
-    assert summary([f"part{i}.x.y" for i in range(9)]).endswith("part5.x, and 3 more parts")

@@ -6,10 +6,13 @@ import os
 import pytest
 import torch
 from omegaconf import OmegaConf
+from tiny_configs import first_stage
+from tiny_runs import fit, write_config
 
 from taming.checkpoint import CheckpointError
-from taming.config import ConfigError
+from taming.config import ConfigError, instantiate_from_config
 from taming.runs import Run, build_model, load_model, load_run_config, resolve_run
+from taming.training import train
 
 MODELS = """
 import torch
@@ -140,10 +143,10 @@ CONFIG = {
 }
 EDITS = [
     "model.params.ckpt_path is set to null",
-    "model.params.downsample_cond_size is set to -1",
-    "model.params.downsample_cond_factor is set to 0.5",
     "model.params.first_stage_config.params.ckpt_path is set to null",
     "model.params.cond_stage_config.params.ckpt_path is set to null",
+    "model.params.downsample_cond_size is set to -1",
+    "model.params.downsample_cond_factor is set to 0.5",
 ]
 
 
@@ -177,7 +180,7 @@ def test_a_run_s_model_is_edited_filled_and_in_eval_mode(run, caplog):
 def test_markers_in_place_of_a_conditioning_stage_stay(run):
     loaded = load_model(run, overrides=["model.params.cond_stage_config=__is_unconditional__"])
     assert loaded.model.cond_stage_config == "__is_unconditional__"
-    assert loaded.edits == EDITS[:-1]
+    assert loaded.edits == [edit for edit in EDITS if "cond_stage" not in edit]
 
 
 def test_bases_and_overrides_come_after_the_run_s_configs(run, tmp_path):
@@ -207,8 +210,36 @@ def test_mistakes_in_a_run_s_config_name_its_file(run):
 
 def test_a_run_without_configs(run):
     run.configs[0].unlink()
-    with pytest.raises(ConfigError, match=r"no config of this run, looked for .*configs.*yaml"):
+    with pytest.raises(ConfigError, match=r"no config of this run, looked for .*configs.*yaml") as error:
         load_model(resolve_run(run.logdir))
+    assert "nor can one be inferred" in str(error.value) and "holds no first stage" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["bare.ckpt", "run/checkpoints/last.ckpt"])
+def test_a_first_stage_without_configs_is_inferred(tmp_path, name, caplog):
+    caplog.set_level(logging.INFO, logger="taming")
+    model = instantiate_from_config(first_stage(resolution=16, n_embed=8))
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": model.state_dict(), "global_step": 3}, tmp_path / name)
+    run = resolve_run(tmp_path / name)
+    loaded = load_model(run)
+    assert loaded.global_step == 3 and loaded.keys == ([], [])
+    assert torch.equal(loaded.model.encoder.conv_in.weight, model.encoder.conv_in.weight)
+    assert loaded.config.model.params.n_embed == 8
+    assert "inferred from the weights that this is a taming.models.vqgan.VQModel" in caplog.text
+    changed = load_run_config(run, overrides=["model.params.image_key=depth"])
+    assert changed.model.params.image_key == "depth"
+    with pytest.raises(ConfigError, match=r"^command line: model.params.n_embd = 9"):
+        load_model(run, overrides=["model.params.n_embd=9"])
+
+
+def test_a_transformer_without_configs(tmp_path):
+    weights = instantiate_from_config(first_stage(resolution=16, n_embed=8)).state_dict()
+    weights = {f"first_stage_model.{key}": value for key, value in weights.items()}
+    torch.save({"state_dict": weights | {"transformer.pos_emb": torch.ones(1)}}, tmp_path / "a.ckpt")
+    with pytest.raises(ConfigError, match=r"nor can one be inferred: .*a.ckpt: holds no first stage"):
+        load_model(resolve_run(tmp_path / "a.ckpt"))
 
 
 def test_a_model_without_a_checkpoint_is_built_with_a_warning(run, caplog):
@@ -217,3 +248,62 @@ def test_a_model_without_a_checkpoint_is_built_with_a_warning(run, caplog):
     assert "weights of the model are random" in caplog.text
     with pytest.raises(ConfigError, match="model: this section is missing"):
         build_model(OmegaConf.create({}))
+
+
+@pytest.fixture
+def transformer(tmp_path):
+    """A config file for training a transformer, whose weights and those of its first stage come from files."""
+    stage = first_stage(resolution=8, n_embed=8)
+    model = {
+        "base_learning_rate": 0.01,
+        "target": "taming.models.cond_transformer.Net2NetTransformer",
+        "params": {
+            "transformer_config": {
+                "target": "taming.modules.transformer.mingpt.GPT",
+                "params": {"vocab_size": 8, "block_size": 16, "n_layer": 1, "n_head": 1, "n_embd": 8},
+            },
+            "first_stage_config": stage,
+            "cond_stage_config": "__is_unconditional__",
+        },
+    }
+    torch.save({"state_dict": instantiate_from_config(stage).state_dict()}, tmp_path / "first.ckpt")
+    torch.save({"state_dict": instantiate_from_config(model).state_dict()}, tmp_path / "start.ckpt")
+    config = OmegaConf.load(write_config(tmp_path))
+    config.model = model
+    config.model.params.ckpt_path = "start.ckpt"
+    config.model.params.first_stage_config.params.ckpt_path = "first.ckpt"
+    OmegaConf.save(config, "transformer.yaml")
+    return "transformer.yaml"
+
+
+def test_a_run_goes_on_without_the_files_that_it_started_from(transformer, tmp_path):
+    arguments = ["--max_steps", "1", "lightning.callbacks.image_logger=null"]
+    first = fit(transformer, *arguments)
+    for name in ("first.ckpt", "start.ckpt"):
+        (tmp_path / name).unlink()
+    second = train(["-r", str(first.logdir), "-t", "--max_steps", "2"])
+    assert (second.logdir, second.trainer.global_step) == (first.logdir, 2)
+    assert torch.equal(
+        second.model.first_stage_model.quantize.embedding.weight,
+        first.model.first_stage_model.quantize.embedding.weight,
+    )
+    checkpoint = str(first.logdir / "checkpoints" / "last.ckpt")
+    third = fit(transformer, "-n", "again", "--resume_from_checkpoint", checkpoint, "--max_steps", "3", *arguments[2:])
+    assert third.trainer.global_step == 3 and third.logdir != first.logdir
+    for logdir in (first.logdir, third.logdir):
+        for project in logdir.glob("configs/*-project.yaml"):
+            params = OmegaConf.load(project).model.params
+            assert (params.ckpt_path, params.first_stage_config.params.ckpt_path) == ("start.ckpt", "first.ckpt")
+    with pytest.raises(ConfigError, match=r"first_stage_config.params.ckpt_path = first.ckpt: not found"):
+        fit(transformer, *arguments)
+
+
+def test_a_run_that_goes_on_with_another_model_is_told_the_key(transformer):
+    first = fit(transformer, "--max_steps", "1", "lightning.callbacks.image_logger=null")
+    for change, key in (
+        ("transformer_config.params.n_layer=2", "transformer_config.params.n_layer"),
+        ("first_stage_config.params.n_embed=9", "first_stage_config.params.n_embed"),
+    ):
+        with pytest.raises(CheckpointError, match=rf"last.ckpt: .*in the config check {key} \(the file has ") as error:
+            train(["-r", str(first.logdir), "-t", "--max_steps", "2", f"model.params.{change}"])
+        assert "\n" not in str(error.value)
