@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from taming.checkpoint import load_checkpoint, load_weights
 from taming.config import instantiate_from_config
-from taming.lr_scheduler import lambda_lr
+from taming.lr_scheduler import with_schedule
 from taming.models.batches import image_from_batch
 from taming.models.finite import check_finite
 from taming.modules.transformer.mingpt import choose_token, top_k_logits, top_k_top_p_filtering
@@ -265,12 +265,7 @@ class Net2NetTransformer(pl.LightningModule):
             {"params": [parameters[name] for name in sorted(parameters.keys() - linear)], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.95), fused=self._can_fuse())
-        if self.scheduler_config is None:
-            return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": lambda_lr(optimizer, self.scheduler_config), "interval": "step"},
-        }
+        return with_schedule(optimizer, self.scheduler_config)
 
     def _can_fuse(self) -> bool:
         """Fused steps are faster, but cannot be clipped under fp16 loss scaling."""

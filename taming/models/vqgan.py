@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taming.config import instantiate_from_config
-from taming.lr_scheduler import lambda_lr
+from taming.lr_scheduler import lambda_lr, with_schedule
 from taming.models.autoencoder import VQAutoencoder
 from taming.models.batches import image_from_batch
 from taming.models.finite import check_finite
@@ -240,13 +240,7 @@ class VQNoDiscModel(VQModel):
 
     def configure_optimizers(self):
         """Adam for the autoencoder."""
-        optimizer = self._adam(self._autoencoder_parameters())
-        if self.scheduler_config is None:
-            return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": lambda_lr(optimizer, self.scheduler_config), "interval": "step"},
-        }
+        return with_schedule(self._adam(self._autoencoder_parameters()), self.scheduler_config)
 
 
 class VQSegmentationModel(VQNoDiscModel):

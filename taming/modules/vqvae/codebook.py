@@ -16,8 +16,12 @@ def nearest_code(vectors: Tensor, codebook: Tensor) -> Tensor:
     Minimises |e|^2 - 2 z.e, the squared distance without the constant |z|^2.
     """
     norms = codebook.square().sum(dim=1)
-    chunks = (torch.addmm(norms, rows, codebook.t(), alpha=-2).argmin(dim=1) for rows in vectors.split(CHUNK))
-    return torch.cat(list(chunks))
+    distances = vectors.new_empty(min(CHUNK, len(vectors)), len(codebook))  # one for all: allocating takes time too
+    indices = [
+        torch.addmm(norms, rows, codebook.t(), alpha=-2, out=distances[: len(rows)]).argmin(dim=1)
+        for rows in vectors.split(CHUNK)
+    ]
+    return torch.cat(indices)
 
 
 @torch.no_grad()
