@@ -53,7 +53,7 @@ def ssim(images: Tensor, reconstructions: Tensor) -> Tensor:
 
 
 def gmsd(images: Tensor, reconstructions: Tensor) -> Tensor:
-    """Gradient magnitude similarity deviation (n,) of the luminance (Xue et al. 2014): 0 for equal edges, less is better."""
+    """Gradient magnitude similarity deviation (n,) of the luminance (Xue et al. 2014): 0 for equal edges, the best."""
     stability = 170 / 255**2  # the paper's constant, for values from 0 to 255
     a, b = (_gradient_magnitude((x.mean(dim=1, keepdim=True) + 1) / 2) for x in (images, reconstructions))
     similarity = (2 * a * b + stability) / (a.square() + b.square() + stability)

@@ -72,3 +72,17 @@ def test_loss_curves_are_drawn(tmp_path):
     blue_line = (pixels[:, :, 2] > 150) & (pixels[:, :, 0] < 80)
     assert blue_line[:, : pixels.shape[1] // 2].sum() > 100 and not blue_line[:, pixels.shape[1] // 2 :].any()
     assert list(tmp_path.iterdir()) == [tmp_path / "losses.png"]
+
+
+def test_structural_measures_rank_reconstructions_as_eyes_do():
+    """Equal images are best; a blur loses edges, which GMSD and SSIM notice more than a slight change of brightness."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(4, 3, 8, 8, generator=generator) * 2 - 1
+    images = torch.nn.functional.interpolate(coarse, size=32, mode="nearest")
+    blurred = torch.nn.functional.avg_pool2d(images, 5, stride=1, padding=2, count_include_pad=False)
+    brighter = (images + 0.05).clamp(-1, 1)
+    for measure, sign in ((evaluation.ssim, 1), (evaluation.gmsd, -1)):
+        equal, near, far = (sign * measure(images, x).mean() for x in (images, brighter, blurred))
+        assert equal > near > far, measure.__name__
+    assert torch.allclose(evaluation.ssim(images, images).double(), torch.ones(4, dtype=torch.float64))
+    assert torch.equal(evaluation.gmsd(images, images), torch.zeros(4))

@@ -166,3 +166,15 @@ def test_lpips_stays_in_channels_last():
     assert expected.min() > 0.01
     x, y = channels_last(metric, *images)
     torch.testing.assert_close(metric(x, y), expected, rtol=1e-4, atol=1e-5)
+
+
+@both_halves
+def test_without_gradients_memory_is_used_again_and_nothing_else_changes(half):
+    """Inputs stay as they are; outputs are equal but for the rounding of other kernels."""
+    module, x = build(half)
+    before = x.detach().clone()
+    with_graph = module(x)
+    with torch.no_grad():
+        without = module(x)
+    assert torch.equal(x, before)
+    torch.testing.assert_close(with_graph, without, rtol=1e-6, atol=1e-5)

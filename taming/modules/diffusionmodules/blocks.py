@@ -22,6 +22,19 @@ def Normalize(in_channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(num_groups=math.gcd(32, in_channels), num_channels=in_channels, eps=1e-6, affine=True)
 
 
+def activated(norm: nn.Module, x: Tensor) -> Tensor:
+    """Swish of the normalised x. Where no gradient needs it, in the memory of the normalised one: large new blocks of
+    memory cost as much time as the arithmetic."""
+    return F.silu(norm(x), inplace=not torch.is_grad_enabled())
+
+
+def added(x: Tensor, change: Tensor) -> Tensor:
+    """x + change; in the memory of `change`, which nobody else may need, where no gradient needs it."""
+    if torch.is_grad_enabled() or change.dtype != x.dtype:
+        return x + change
+    return change.add_(x)
+
+
 class Upsample(nn.Module):
     """Nearest-neighbour doubling, then a 3x3 convolution if `with_conv`."""
 
@@ -82,13 +95,13 @@ class ResnetBlock(nn.Module):
                 self.nin_shortcut = nn.Conv2d(in_channels, out_channels, kernel_size=1)
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
-        h = self.conv1(nonlinearity(self.norm1(x)))
+        h = self.conv1(activated(self.norm1, x))
         if temb is not None:
             h = h + self.temb_proj(nonlinearity(temb))[:, :, None, None]  # (b, c) -> (b, c, 1, 1)
-        h = self.conv2(self.dropout(nonlinearity(self.norm2(h))))
+        h = self.conv2(self.dropout(activated(self.norm2, h)))
         if self.in_channels != self.out_channels:
             x = self.conv_shortcut(x) if self.use_conv_shortcut else self.nin_shortcut(x)
-        return x + h
+        return added(x, h)
 
 
 class AttnBlock(nn.Module):
@@ -106,7 +119,7 @@ class AttnBlock(nn.Module):
         normed = self.norm(x)
         q, k, v = (rearrange(conv(normed), "b c h w -> b 1 (h w) c") for conv in (self.q, self.k, self.v))
         attended = F.scaled_dot_product_attention(q, k, v)  # scores divided by sqrt(c)
-        return x + self.proj_out(rearrange(attended, "b 1 (h w) c -> b c h w", h=x.shape[2]))
+        return added(x, self.proj_out(rearrange(attended, "b 1 (h w) c -> b c h w", h=x.shape[2])))
 
 
 def get_timestep_embedding(timesteps: Tensor, embedding_dim: int) -> Tensor:

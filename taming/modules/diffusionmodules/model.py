@@ -17,6 +17,7 @@ from taming.modules.diffusionmodules.blocks import (
     Normalize,
     ResnetBlock,
     Upsample,
+    activated,
     attention_levels,
     down_levels,
     get_timestep_embedding,
@@ -125,7 +126,7 @@ class Encoder(ConvolutionalHalf):
         h = self.conv_in(x)
         for level in (*self.down, self.mid):
             h = self._run(level, h)
-        return self.conv_out(nonlinearity(self.norm_out(h)))
+        return self.conv_out(activated(self.norm_out, h))
 
 
 class Decoder(ConvolutionalHalf):
@@ -179,4 +180,4 @@ class Decoder(ConvolutionalHalf):
         h = self.conv_in(z)
         for level in (self.mid, *reversed(self.up)):
             h = self._run(level, h)
-        return h if self.give_pre_end else self.conv_out(nonlinearity(self.norm_out(h)))
+        return h if self.give_pre_end else self.conv_out(activated(self.norm_out, h))
