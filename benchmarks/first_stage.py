@@ -1,6 +1,6 @@
 """Speed and memory of the first stage against the published implementation, measured in one run.
 
-    python benchmarks/first_stage.py                  # CPU, one thread; about ten minutes
+    python benchmarks/first_stage.py                  # CPU, one thread; about fifteen minutes
     python benchmarks/first_stage.py --device cuda
     python benchmarks/first_stage.py --quick          # small sizes, few rounds, no file
 
@@ -13,7 +13,7 @@ import copy
 import multiprocessing
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
@@ -119,7 +119,7 @@ def time_search(peer: Peer, options: argparse.Namespace) -> tuple[list[Timing], 
     return timings, {"codebook search": "the same codes"}
 
 
-def quantizers(peer: Peer, rows: int, device: torch.device):
+def quantizers(peer: Peer, rows: int, device: torch.device) -> tuple[torch.Tensor, VectorQuantizer2, torch.nn.Module]:
     """Latents (rows/256, 256, 16, 16), and ours and the peer's quantizer with the same codebook."""
     torch.manual_seed(3)
     z = torch.randn(rows // 256, DIM, 16, 16, device=device)
@@ -130,7 +130,7 @@ def quantizers(peer: Peer, rows: int, device: torch.device):
     return z, ours, theirs
 
 
-def time_against_peer(works: dict, options: argparse.Namespace) -> list[Timing]:
+def time_against_peer(works: dict[str, Callable[[], object]], options: argparse.Namespace) -> list[Timing]:
     """One row for each of `works` but the first, the peer's."""
     times = interleaved(works, options.rounds, options.device)
     peer_times = times.pop("peer")
@@ -151,7 +151,7 @@ def search_memories(peer: Peer, options: argparse.Namespace) -> list[Memory]:
     return results
 
 
-def in_fresh_process(job):
+def in_fresh_process(job: Callable[[], int | None]) -> int | None:
     """The result of `job()` in a new interpreter whose allocator returns every larger block at once."""
     with (
         patch.dict(os.environ, {"MALLOC_MMAP_THRESHOLD_": "65536"}),

@@ -107,16 +107,16 @@ def _peak_resident() -> int:
 
 def format_table(timings: Sequence[Timing], memories: Sequence[Memory]) -> str:
     """Both kinds of figures as text, one line each, with the verdict on those that have a target."""
-    lines = [f"{'':<44}{'peer':>10}{'ours':>10}{'ratio':>8}  {'quartiles':<13}target"]
+    lines = [f"{'':<48}{'peer':>10}{'ours':>10}{'ratio':>8}  {'quartiles':<13}target"]
     for row in timings:
         verdict = _verdict(row.target and f"{row.target}x", row.target is None or row.ratio >= row.target)
         spread = f"{row.low:.2f}-{row.high:.2f}"
-        lines.append(f"{row.name:<44}{row.peer:>9.3f}s{row.ours:>9.3f}s{row.ratio:>7.2f}x  {spread:<13}{verdict}")
+        lines.append(f"{row.name:<48}{row.peer:>9.3f}s{row.ours:>9.3f}s{row.ratio:>7.2f}x  {spread:<13}{verdict}")
     for row in memories:
         peer, ours = ("?" if value is None else f"{value / 1e6:.0f} MB" for value in (row.peer, row.ours))
         reached = row.limit is None or row.ours is None or row.ours < row.limit
         limit = _verdict(row.limit and f"under {row.limit / 1e6:.0f} MB", reached)
-        lines.append(f"{row.name:<44}{peer:>10}{ours:>10}{'':>23}{limit}")
+        lines.append(f"{row.name:<48}{peer:>10}{ours:>10}{'':>23}{limit}")
     return "\n".join(lines)
 
 

@@ -53,11 +53,3 @@ class LambdaWarmUpCosineScheduler:
 def lambda_lr(optimizer: Optimizer, scheduler_config) -> LambdaLR:
     """The learning rate multiplied, per optimizer step, by the schedule that the target config describes."""
     return LambdaLR(optimizer, instantiate_from_config(scheduler_config))
-
-
-def with_schedule(optimizer: Optimizer, scheduler_config):
-    """What `configure_optimizers` returns for one optimizer, with a schedule per step unless the config is None."""
-    if scheduler_config is None:
-        return optimizer
-    schedule = {"scheduler": lambda_lr(optimizer, scheduler_config), "interval": "step"}
-    return {"optimizer": optimizer, "lr_scheduler": schedule}

@@ -6,7 +6,8 @@
 Besides input and output, memory holds what one tile of the batch needs. Images that fit one tile give exactly what the
 model gives. Otherwise the result differs from that of the whole image: normalisation and attention, which look at all
 they are given, see a tile only, and convolutions meet zeros at its rim. Tiles as large as the model's training images,
-or larger, serve it best.
+or larger, serve it best. With the published network of factor 16 the default tiles need 0.7 GB of tensors (0.85 GB on a
+CPU, workspace of the convolutions included), whatever the size of the image.
 
 b batch, (c, h, w) image, (d, h', w') latent grid.
 """

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from taming.checkpoint import load_checkpoint, load_weights
 from taming.config import instantiate_from_config
-from taming.lr_scheduler import with_schedule
 from taming.models.batches import image_from_batch
 from taming.models.finite import check_finite
+from taming.models.optimizers import can_fuse, with_schedule
 from taming.modules.transformer.mingpt import choose_token, top_k_logits, top_k_top_p_filtering
 from taming.modules.transformer.permuter import Identity
 from taming.modules.util import SOSProvider
@@ -264,12 +264,8 @@ class Net2NetTransformer(pl.LightningModule):
             {"params": [parameters[name] for name in sorted(linear)], "weight_decay": 0.01},
             {"params": [parameters[name] for name in sorted(parameters.keys() - linear)], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.95), fused=self._can_fuse())
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.95), fused=can_fuse(self))
         return with_schedule(optimizer, self.scheduler_config)
-
-    def _can_fuse(self) -> bool:
-        """Fused steps are faster, but cannot be clipped under fp16 loss scaling."""
-        return self._trainer is None or self.trainer.precision != "16-mixed"
 
 
 def _frozen(stage):

@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taming.config import instantiate_from_config
-from taming.lr_scheduler import lambda_lr, with_schedule
+from taming.lr_scheduler import lambda_lr
 from taming.models.autoencoder import VQAutoencoder
 from taming.models.batches import image_from_batch
 from taming.models.finite import check_finite
 from taming.models.manual_optimization import TwoOptimizers
+from taming.models.optimizers import can_fuse, with_schedule
 from taming.modules.vqvae.codebook import all_reduce_sum
 from taming.modules.vqvae.quantize import EMAVectorQuantizer, GumbelQuantize
 
@@ -106,7 +107,7 @@ class VQModel(TwoOptimizers, VQAutoencoder):
         return [p for part in parts for p in part.parameters() if p.requires_grad]
 
     def _adam(self, parameters) -> torch.optim.Adam:
-        return torch.optim.Adam(parameters, lr=self.learning_rate, betas=(0.5, 0.9))
+        return torch.optim.Adam(parameters, lr=self.learning_rate, betas=(0.5, 0.9), fused=can_fuse(self))
 
     def configure_optimizers(self):
         """Adam for the autoencoder and Adam for the discriminator (published order of parameters)."""

@@ -209,11 +209,16 @@ class VQLPIPSWithDiscriminator(nn.Module):
         return weight.clamp(0.0, self.max_d_weight).detach() * self.discriminator_weight
 
     def _discriminator_loss(self, inputs, reconstructions, factor, cond, split):
-        logits_real = self._judge(inputs.detach(), cond)
-        logits_fake = self._judge(reconstructions.detach(), cond)
-        loss = factor * self.disc_loss(logits_real, logits_fake)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and factor != 0):
+            logits_real = self._judge(inputs.detach(), cond)
+            logits_fake = self._judge(reconstructions.detach(), cond)
+        loss = factor * self.disc_loss(logits_real, logits_fake) if factor != 0 else self._zero_loss()
         log = {"disc_loss": loss, "logits_real": logits_real, "logits_fake": logits_fake}
         return loss, {f"{split}/{key}": value.detach().mean() for key, value in log.items()}
+
+    def _zero_loss(self) -> Tensor:
+        """0 with gradients of 0: the discriminator's optimizer counts its steps before disc_start too."""
+        return sum((0.0 * parameter.sum() for parameter in self.discriminator.parameters()), start=0.0)
 
     def _judge(self, images: Tensor, cond: Tensor | None) -> Tensor:
         return self.discriminator(images if cond is None else torch.cat((images, cond), dim=1))
