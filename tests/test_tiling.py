@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from taming.data.photos import PhotosTrain, scaled_pictures
+from taming.models.dvae import DVAE
 from taming.models.vqgan import EMAVQ, VQModel
 from taming.tiling import decode_tiled, encode_tiled, spans, windows
 
@@ -119,6 +120,13 @@ def test_several_tokens_per_position():
     assert torch.allclose(
         decode_tiled(model, codes, tile=16, overlap=8), decode_tiled(model, quant, tile=16, overlap=8), atol=1e-4
     )
+
+
+def test_the_dvae_in_tiles():
+    model = DVAE(n_hid=4, n_init=4, n_blk_per_group=1, vocab_size=16, resolution=32).eval()
+    quant, codes = encode_tiled(model, noise(1, 3, 32, 64), tile=32, overlap=16)
+    assert torch.equal(model.quantize.embed_code(codes), quant)
+    assert decode_tiled(model, codes, tile=32, overlap=16).shape == (1, 3, 32, 64)
 
 
 def test_a_constant_image_is_the_same_in_every_tile():

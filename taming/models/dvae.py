@@ -176,6 +176,11 @@ class DVAE(pl.LightningModule):
     def quantize(self) -> Codebook:
         return self.decoder.blocks.input
 
+    @property
+    def downsampling_factor(self) -> int:
+        """Pixels per latent cell and side."""
+        return 2 ** (self.encoder.num_resolutions - 1)
+
     def init_from_ckpt(self, path: str | PathLike) -> None:
         """Load the published files in the folder `path`.
 
@@ -195,7 +200,7 @@ class DVAE(pl.LightningModule):
 
         Raises ValueError for another number of channels, and a height or width that is no multiple of 8.
         """
-        factor = 2 ** (self.encoder.num_resolutions - 1)
+        factor = self.downsampling_factor
         if x.ndim != 4 or x.shape[1] != self.encoder.in_channels or x.shape[2] % factor or x.shape[3] % factor:
             raise ValueError(
                 f"images of shape {tuple(x.shape)}: this model reads (b, {self.encoder.in_channels}, h, w), "
