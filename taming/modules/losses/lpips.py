@@ -121,10 +121,8 @@ class LPIPS(nn.Module):
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         self.ensure_weights()
         with torch.autocast(input.device.type, enabled=False):
-            features = (
-                self.net(self.scaling_layer(at_least_float32(x)).contiguous(memory_format=torch.channels_last))  # faster
-                for x in (input, target)
-            )
+            scaled = (self.scaling_layer(at_least_float32(x)) for x in (input, target))
+            features = (self.net(x.contiguous(memory_format=torch.channels_last)) for x in scaled)  # faster so
             distances = [
                 spatial_average(lin((normalize_tensor(a) - normalize_tensor(b)).square()))
                 for lin, a, b in zip(self._lins(), *features, strict=True)
