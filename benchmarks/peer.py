@@ -63,6 +63,7 @@ class Peer:
     def active(self) -> Iterator[None]:
         ours = take_out_modules()
         supplied = stand_ins()
+        hidden = {name: sys.modules[name] for name in supplied if name in sys.modules}
         sys.modules.update(self._modules | supplied)
         sys.path.insert(0, str(self.folder))
         try:
@@ -72,7 +73,7 @@ class Peer:
             for name in supplied:
                 del sys.modules[name]
             sys.path.remove(str(self.folder))
-            sys.modules.update(ours)
+            sys.modules.update(ours | hidden)
 
     def get(self, path: str) -> type:
         """The peer's object of this dotted path."""
@@ -102,10 +103,26 @@ def stand_ins() -> dict[str, ModuleType]:
         "requests": {},  # for downloads
     }
     missing = {name: names for name, names in contents.items() if importlib.util.find_spec(name) is None}
+    missing["transformers"] = {"top_k_top_p_filtering": top_k_top_p_filtering}  # removed from it since
     modules = {name: ModuleType(name) for name in missing}
     for name, module in modules.items():
         vars(module).update(missing[name])
     return modules
+
+
+def top_k_top_p_filtering(
+    logits: torch.Tensor, top_k: int = 0, top_p: float = 1.0, filter_value: float = -torch.inf
+) -> torch.Tensor:
+    """What transformers 4.3 did: also at top_p = 1 the vocabulary is sorted."""
+    if top_k > 0:
+        logits = logits.masked_fill(logits < logits.topk(min(top_k, logits.shape[-1])).values[..., -1:], filter_value)
+    if 0 <= top_p <= 1:
+        ordered, order = logits.sort(descending=True)
+        outside = ordered.softmax(dim=-1).cumsum(dim=-1) > top_p
+        outside = outside.roll(1, dims=-1)
+        outside[..., 0] = False
+        logits = logits.masked_fill(outside.scatter(-1, order, outside), filter_value)
+    return logits
 
 
 @contextmanager

@@ -80,6 +80,8 @@ def test_one_batch_of_training_and_validation(path, tmp_path, monkeypatch, image
     overrides = [NO_CHECKPOINT] if "transformer" in path.stem else []
     if path.stem.startswith("folder"):
         overrides += [f"data.params.{split}.params.root={image_folder}" for split in ("train", "validation")]
+    if path.stem == "folder_transformer":
+        overrides += ["model.params.cond_stage_config.params.n_classes=2"]  # subfolders of image_folder
     result = train(["--base", str(path), "--train", "True", "--fast_dev_run", "True", *overrides])
     assert result.trainer.global_step == 1
     losses = {key: value for key, value in result.trainer.callback_metrics.items() if "loss" in key}

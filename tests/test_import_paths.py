@@ -26,15 +26,29 @@ PUBLIC = {
     "taming.modules.losses.segmentation": "BCELoss BCELossWithQuant",
     "taming.modules.losses.lpips": "LPIPS ScalingLayer NetLinLayer vgg16 normalize_tensor spatial_average",
     "taming.modules.transformer.mingpt": (
-        "GPTConfig GPT1Config CausalSelfAttention Block GPT top_k_logits top_k_top_p_filtering sample_with_past"
+        "GPTConfig GPT1Config CausalSelfAttention Block GPT DummyGPT CodeGPT top_k_logits top_k_top_p_filtering sample "
+        "sample_with_past KMeans"
     ),
-    "taming.modules.transformer.permuter": "AbstractPermuter Identity",
+    "taming.modules.transformer.permuter": (
+        "AbstractPermuter Identity Subsample mortonify ZCurve SpiralOut SpiralIn Random AlternateParsing"
+    ),
     "taming.models.vqgan": "VQModel VQSegmentationModel VQNoDiscModel GumbelVQ EMAVQ",
     "taming.models.cond_transformer": "Net2NetTransformer disabled_train",
     "taming.models.dummy_cond_stage": "DummyCondStage",
     "taming.data.base": "ImagePaths NumpyPaths ConcatDatasetWithIndex",
     "taming.data.utils": "custom_collate quadratic_crop is_prepared mark_prepared unpack",
     "taming.data.custom": "CustomBase CustomTrain CustomTest",
+    "taming.data.conditional_builder.objects_bbox": "ObjectsBoundingBoxConditionalBuilder",
+    "taming.data.conditional_builder.objects_center_points": "ObjectsCenterPointsConditionalBuilder",
+    "taming.data.conditional_builder.utils": (
+        "COLOR_PALETTE BLACK GRAY_75 GRAY_50 GRAY_25 WHITE FULL_CROP intersection_area horizontally_flip_bbox "
+        "absolute_bbox pad_list filter_annotations rescale_annotations additional_parameters_string get_plot_font_size "
+        "get_circle_size load_object_from_string"
+    ),
+    "taming.data.image_transforms": (
+        "convert_pil_to_tensor CenterCropReturnCoordinates RandomCrop1dReturnCoordinates "
+        "Random2dCropReturnCoordinates RandomHorizontalFlipReturn"
+    ),
     "main": (
         "instantiate_from_config get_obj_from_str get_parser nondefault_trainer_args WrappedDataset "
         "DataModuleFromConfig SetupCallback ImageLogger LearningRateMonitor"
@@ -57,6 +71,16 @@ PARAMETERS = {
     "taming.modules.losses.vqperceptual.VQLPIPSWithDiscriminator": (
         "disc_start codebook_weight pixelloss_weight disc_num_layers disc_in_channels disc_factor disc_weight "
         "perceptual_weight use_actnorm disc_conditional disc_ndf disc_loss"
+    ),
+    "taming.modules.transformer.mingpt.CodeGPT": (
+        "vocab_size block_size in_channels n_layer n_head n_embd embd_pdrop resid_pdrop attn_pdrop n_unmasked"
+    ),
+    "taming.modules.transformer.mingpt.KMeans": "ncluster nc niter",
+    "taming.modules.transformer.permuter.ZCurve": "H W",
+    "taming.modules.misc.coord.CoordStage": "n_embed down_factor",
+    "taming.models.dummy_cond_stage.DummyCondStage": "conditional_key",
+    "taming.data.conditional_builder.objects_bbox.ObjectsBoundingBoxConditionalBuilder": (
+        "no_object_classes no_max_objects no_tokens encode_crop use_group_parameter use_additional_parameters"
     ),
     "taming.modules.util.Labelator": "n_classes quantize_interface",
     "taming.modules.util.SOSProvider": "sos_token quantize_interface",

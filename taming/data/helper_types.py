@@ -36,7 +36,10 @@ class Category(NamedTuple):
 
 
 class Annotation(NamedTuple):
-    """One object in one image; `area` is in the units of the dataset it comes from."""
+    """One object in one image; `area` is in the units of the dataset it comes from.
+
+    One that was rebuilt from tokens has its category number and flags only, None elsewhere.
+    """
 
     area: float
     image_id: str

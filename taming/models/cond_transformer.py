@@ -13,28 +13,32 @@ from torch import Tensor, nn
 
 from taming.checkpoint import load_checkpoint, load_weights
 from taming.config import instantiate_from_config
+from taming.models import conditioning
 from taming.models.batches import image_from_batch
+from taming.models.cached_batches import cached_codes, cached_examples, check_caches, is_cached
+from taming.models.conditioning import disabled_train
 from taming.models.finite import check_finite
 from taming.models.optimizers import can_fuse, with_schedule
-from taming.modules.transformer.mingpt import choose_token, top_k_logits, top_k_top_p_filtering
+from taming.modules.transformer.filters import choose_token, top_k_logits, top_k_top_p_filtering
 from taming.modules.transformer.permuter import Identity
 from taming.modules.util import SOSProvider
+
+__all__ = ["Net2NetTransformer", "disabled_train"]
 
 FIRST_STAGE = "__is_first_stage__"
 UNCONDITIONAL = "__is_unconditional__"
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
-def disabled_train(self, mode: bool = True):
-    """Takes the place of `train` on a frozen stage, which stays in eval mode for ever."""
-    return self
-
-
 class Net2NetTransformer(pl.LightningModule):
     """Models p(image tokens | conditioning tokens) with a transformer; both stages that make the tokens are frozen.
 
     cond_stage_config may be "__is_first_stage__" (encode the conditioning with the first stage) or
-    "__is_unconditional__" (a start token); conditioning and image tokens share one embedding table.
+    "__is_unconditional__" (a start token); conditioning and image tokens share one embedding table. The transformer is
+    a GPT, or something with its forward, `block_size` and `config.vocab_size`.
+
+    For classifier-free guidance (Ho & Salimans 2022) each sample's whole conditioning is replaced by `null_token` with
+    probability `cond_drop_prob` in training; `sample` then takes a guidance_scale.
     """
 
     def __init__(
@@ -53,6 +57,8 @@ class Net2NetTransformer(pl.LightningModule):
         unconditional: bool = False,
         downsample_cond_factor: float | None = None,
         scheduler_config: Mapping | None = None,
+        cond_drop_prob: float = 0.0,
+        null_token: int | None = None,
     ) -> None:
         super().__init__()
         self.be_unconditional = unconditional
@@ -63,10 +69,15 @@ class Net2NetTransformer(pl.LightningModule):
         self.downsample_cond_factor = downsample_cond_factor
         self.pkeep = pkeep
         self.scheduler_config = scheduler_config
+        self.cond_drop_prob = cond_drop_prob
+        self.null_token = null_token
         self.first_stage_model = _frozen(instantiate_from_config(first_stage_config))
         self._init_cond_stage(cond_stage_config)
         self.permuter = Identity() if permuter_config is None else instantiate_from_config(permuter_config)
         self.transformer = instantiate_from_config(transformer_config)
+        conditioning.check_dropping(
+            cond_drop_prob, null_token, self.cond_stage_model, self._vocab_size, unconditional=self.be_unconditional
+        )
         if ckpt_path is not None:
             self.init_from_ckpt(ckpt_path, ignore_keys=ignore_keys)
 
@@ -84,36 +95,76 @@ class Net2NetTransformer(pl.LightningModule):
         """Load a checkpoint's weights but for keys that begin with one of `ignore_keys`; reports what is missing."""
         return load_weights(self, load_checkpoint(path)["state_dict"], ignore_keys=ignore_keys, source=path)
 
-    def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """Images x and conditioning c -> logits (b, h*w, v) and their targets (b, h*w), both in the permuter's order.
+    @property
+    def _vocab_size(self) -> int:
+        return self.transformer.config.vocab_size
 
-        In training, a fraction 1 - pkeep of the image tokens that the transformer reads is replaced by random ones.
-        """
+    def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and conditioning -> logits (b, h*w, v) and their targets (b, h*w), both in the permuter's order."""
         _, target = self.encode_to_z(x)
         _, c_indices = self.encode_to_c(c)
+        return self.predict(target, c_indices), target
+
+    def predict(self, target: Tensor, c_indices: Tensor) -> Tensor:
+        """Image tokens (b, h*w) in the permuter's order, given conditioning tokens (b, l) -> their logits (b, h*w, v).
+
+        In training, a fraction 1 - pkeep of the image tokens that the transformer reads is replaced by random ones, and
+        with probability cond_drop_prob all conditioning tokens of a sample by the null token. Raises ValueError for
+        more tokens than block_size allows.
+        """
+        self._check_length(c_indices.shape[1], target.shape[1])
         z_indices = target
         if self.training and self.pkeep < 1.0:
             keep = torch.bernoulli(self.pkeep * torch.ones(target.shape, device=target.device)).to(torch.int64)
-            noise = torch.randint_like(target, self.transformer.config.vocab_size)
+            noise = torch.randint_like(target, self._vocab_size)
             z_indices = keep * target + (1 - keep) * noise
+        if self.training and self.cond_drop_prob > 0.0:
+            dropped = torch.rand(len(c_indices), 1, device=c_indices.device) < self.cond_drop_prob
+            c_indices = torch.where(dropped, self.null_condition(c_indices), c_indices)
         logits, _ = self.transformer(torch.cat((c_indices, z_indices), dim=1)[:, :-1])
-        return logits[:, c_indices.shape[1] - 1 :], target
+        return logits[:, c_indices.shape[1] - 1 :]
+
+    def _check_length(self, n_condition: int, n_image: int) -> None:
+        """The last token is never read, so block_size + 1 fit."""
+        block_size = self.transformer.block_size
+        if n_condition + n_image > block_size + 1:
+            raise ValueError(
+                f"{n_condition} conditioning and {n_image} image tokens do not fit into block_size {block_size}: raise "
+                "transformer_config.params.block_size, or use smaller images; sample larger images by windows"
+            )
+
+    def null_condition(self, c_indices: Tensor) -> Tensor:
+        """What stands for no conditioning in the place of c_indices (b, l). Raises ValueError without a null_token."""
+        if self.null_token is None:
+            raise ValueError(
+                "this model has no null_token, so it cannot be guided: train it with cond_drop_prob and null_token"
+            )
+        return torch.full_like(c_indices, self.null_token)
 
     @torch.no_grad()
     def encode_to_z(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Images -> quantized latents (b, d, h, w) and token indices int64 (b, h*w) in the permuter's order."""
-        quant_z, _, info = self.first_stage_model.encode(x)
+        """Images -> quantized latents (b, d, h, w) and token indices int64 (b, h*w) in the permuter's order.
+
+        Raises ValueError if the codebook has more codes than the transformer's vocabulary.
+        """
+        conditioning.check_codebook(self.first_stage_model, self._vocab_size, "first_stage_config")
+        quant_z, _, info = self.first_stage_model.encode(conditioning.for_encoder(x, self.first_stage_model))
         return quant_z, self.permuter(info[2].view(quant_z.shape[0], -1))
 
     @torch.no_grad()
     def encode_to_c(self, c: Tensor):
-        """Conditioning -> its quantized form (by the conditioning stage) and token indices int64 (b, l)."""
+        """Conditioning -> its quantized form (by the conditioning stage) and token indices int64 (b, l).
+
+        Raises ValueError for tokens that the transformer cannot read, and labels that the stage does not have.
+        """
         if self.downsample_cond_size > -1:
             c = F.interpolate(c, size=(self.downsample_cond_size, self.downsample_cond_size))
         elif self.downsample_cond_factor is not None:
             c = F.interpolate(c, scale_factor=self.downsample_cond_factor)
-        quant_c, _, info = self.cond_stage_model.encode(c)
-        return quant_c, info[2].view(c.shape[0], -1)
+        quant_c, _, info = self.cond_stage_model.encode(conditioning.for_encoder(c, self.cond_stage_model))
+        indices = info[2].view(c.shape[0], -1)
+        conditioning.check_condition(indices, self.cond_stage_model, self._vocab_size)
+        return quant_c, indices
 
     @torch.no_grad()
     def decode_to_img(self, index: Tensor, zshape: Sequence[int]) -> Tensor:
@@ -137,51 +188,83 @@ class Net2NetTransformer(pl.LightningModule):
         callback: Callable[[int], None] = lambda k: None,
         top_p: float | None = None,
         generator: Generators = None,
+        guidance_scale: float = 1.0,
     ) -> Tensor:
         """Continue the image tokens x (b, n), n >= 0, given c (b, l), by `steps` tokens -> (b, n + steps).
 
-        Draws where `sample`, else takes the most likely token. `generator` is one, or one per row. callback(k) is
-        called before step k. With pkeep <= 0 all image positions are predicted at once, the known ones anew.
+        Draws where `sample`, else takes the most likely token; of a larger vocabulary only codes of the first stage.
+        `generator` is one, or one per row. callback(k) is called before step k. With pkeep <= 0 all image positions are
+        predicted at once, the known ones anew. `guidance_scale` s other than 1 draws from the logits
+        null + s (conditional - null), which computes everything twice (Ho & Salimans 2022, eq. 6, where s = 1 + w).
         """
         assert not self.transformer.training, "sample in eval mode"
-        options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "sample": sample, "generator": generator}
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive, not {temperature}; for the most likely tokens use sample=False")
+        self._check_length(c.shape[1], x.shape[1] + steps)
+        choose = partial(_choose, temperature=temperature, top_k=top_k, top_p=top_p, sample=sample)
         if self.pkeep <= 0.0:
-            return self._sample_at_once(x, c, steps, **options)
-        known = torch.cat((c, x), dim=1)
-        total = known.shape[1] + steps
-        if total > self.transformer.block_size + 1:
-            raise ValueError(
-                f"{c.shape[1]} conditioning and {x.shape[1] + steps} image tokens do not fit into "
-                f"block_size {self.transformer.block_size}; sample larger images by windows"
-            )
-        next_logits = self._next_logits(known, total)
+            return self._sample_at_once(x, c, steps, guidance_scale, choose, generator)
+        next_logits = self._next_logits(c, x.shape[1] + steps, guidance_scale)
         for k in range(steps):
             callback(k)
-            probabilities = _probabilities(next_logits(known), temperature, top_k, top_p)
-            known = torch.cat((known, choose_token(probabilities, sample=sample, generator=generator)), dim=1)
-        return known[:, c.shape[1] :]
+            x = torch.cat((x, choose(next_logits(x), generator=generator)), dim=1)
+        return x
 
-    def _next_logits(self, known: Tensor, total: int) -> Callable[[Tensor], Tensor]:
-        """The function from all tokens so far to the logits (b, v) of the next, with a cache where that is exact."""
-        n_unmasked = self.transformer.config.n_unmasked
-        if not hasattr(self.transformer, "forward_cached") or known.shape[1] < n_unmasked:
+    def _next_logits(self, c: Tensor, length: int, guidance_scale: float) -> Callable[[Tensor], Tensor]:
+        """The function from the image tokens so far (b, n) to the logits (b, v) of the next, for n < `length`."""
+        guided = guidance_scale != 1.0
+        prefix = torch.cat((c, self.null_condition(c))) if guided else c  # (b, l) or (2 b, l)
+        read = self._reader(len(prefix), prefix.shape[1] + length - 1)
+
+        def next_logits(x: Tensor) -> Tensor:
+            logits = read(torch.cat((prefix, torch.cat((x, x)) if guided else x), dim=1))[:, : self._n_codes]
+            return _guide(*logits.chunk(2), guidance_scale) if guided else logits
+
+        return next_logits
+
+    def _reader(self, rows: int, length: int) -> Callable[[Tensor], Tensor]:
+        """The function from all tokens so far to the logits of the next; with a cache from where that is exact."""
+        if not hasattr(self.transformer, "forward_cached"):
             return lambda tokens: self.transformer(tokens)[0][:, -1]
-        cache = self.transformer.new_cache(known.shape[0], total - 1)
-        return lambda tokens: self.transformer.forward_cached(tokens[:, cache.length :], cache)
+        n_unmasked = self.transformer.n_unmasked
+        cache = self.transformer.new_cache(rows, length)
 
-    def _sample_at_once(self, x: Tensor, c: Tensor, steps: int, *, sample: bool, generator: Generators, **filters):
-        length = x.shape[1] + steps
+        def read(tokens: Tensor) -> Tensor:
+            if tokens.shape[1] < n_unmasked:
+                return self.transformer(tokens)[0][:, -1]
+            return self.transformer.forward_cached(tokens[:, cache.length :], cache)
+
+        return read
+
+    def _sample_at_once(
+        self, x: Tensor, c: Tensor, steps: int, guidance_scale: float, choose: Callable, generator: Generators
+    ) -> Tensor:
+        known, length = x.shape[1], x.shape[1] + steps
         if c.shape[1] != length:
             raise ValueError(f"pkeep <= 0 needs as many conditioning as image tokens: {c.shape[1]} against {length}")
-        logits, _ = self.transformer(torch.cat((c, x, c[:, x.shape[1] : -1]), dim=1))
-        probabilities = _probabilities(logits[:, c.shape[1] - 1 :], **filters)  # (b, n + steps, v)
+
+        def logits_given(c: Tensor) -> Tensor:
+            logits, _ = self.transformer(torch.cat((c, x, c[:, known:-1]), dim=1))
+            return logits[:, length - 1 :, : self._n_codes].flatten(0, 1)  # (b, l + n + steps - 1, v) -> (b*length, v)
+
+        logits = logits_given(c)
+        if guidance_scale != 1.0:
+            logits = _guide(logits, logits_given(self.null_condition(c)), guidance_scale)
         if generator is not None and not isinstance(generator, torch.Generator):
             generator = [row_generator for row_generator in generator for _ in range(length)]
-        tokens = choose_token(probabilities.flatten(0, 1), sample=sample, generator=generator)
-        return tokens.view(-1, length)
+        return choose(logits, generator=generator).view(-1, length)  # (b*length, 1) -> (b, length)
+
+    @property
+    def _n_codes(self) -> int | None:
+        return conditioning.n_codes(self.first_stage_model)
 
     def get_input(self, key: str, batch: Mapping) -> Tensor:
         """batch[key] as a tensor: images channel-first (b, c, h, w); labels and token lists as they are."""
+        if key not in batch:
+            raise ValueError(
+                f"the batch has no {key!r}, only {', '.join(map(repr, batch))}: set first_stage_key and cond_stage_key "
+                "to what the data set gives"
+            )
         x = batch[key]
         if x.ndim >= 3:
             x = image_from_batch(x)
@@ -192,9 +275,17 @@ class Net2NetTransformer(pl.LightningModule):
         return self.get_input(self.first_stage_key, batch)[:N], self.get_input(self.cond_stage_key, batch)[:N]
 
     def shared_step(self, batch: Mapping, batch_idx: int) -> Tensor:
-        """Mean cross entropy of the image tokens in nats."""
-        logits, target = self(*self.get_xc(batch))
+        """Mean cross entropy of the image tokens in nats, of a batch of images or of cached codes."""
+        if is_cached(batch):
+            codes, c_indices = cached_codes(self, batch)
+            target = self.permuter(codes)
+            logits = self.predict(target, c_indices)
+        else:
+            logits, target = self(*self.get_xc(batch))
         return F.cross_entropy(logits.flatten(0, 1), target.flatten())  # (b, h*w, v), (b, h*w) -> ()
+
+    def on_fit_start(self) -> None:
+        check_caches(self)
 
     def training_step(self, batch: Mapping, batch_idx: int) -> Tensor:
         loss = self.shared_step(batch, batch_idx)
@@ -216,43 +307,49 @@ class Net2NetTransformer(pl.LightningModule):
         top_k: int | None = None,
         callback: Callable[[int], None] | None = None,
         lr_interface: bool = False,
+        pl_module: pl.LightningModule | None = None,
         **kwargs,
     ) -> dict[str, Tensor]:
         """Inputs, reconstructions, conditioning and three samples of at most four examples: given the upper half of
-        the image's tokens, free, and the most likely token at each step."""
+        the image's tokens, free, and the most likely token at each step. Scene layouts are drawn by the data set of
+        pl_module's trainer (default: this module's). Cached codes are decoded: inputs equal reconstructions."""
         if lr_interface:
             raise NotImplementedError("lr_interface belonged to a super-resolution variant that was never published")
-        x, c = self.get_xc(batch, N=4)
-        quant_z, z_indices = self.encode_to_z(x)
-        quant_c, c_indices = self.encode_to_c(c)
+        if is_cached(batch):
+            z_indices, c_indices, zshape, quant_c = cached_examples(self, batch, n=4)
+            x = c = None
+        else:
+            x, c = self.get_xc(batch, N=4)
+            quant_z, z_indices = self.encode_to_z(x)
+            quant_c, c_indices = self.encode_to_c(c)
+            zshape = quant_z.shape
+        reconstructions = self.decode_to_img(z_indices, zshape)
+        log = {"inputs": reconstructions if x is None else x, "reconstructions": reconstructions}
+        if self.cond_stage_key in conditioning.LAYOUTS:
+            size = reconstructions.shape[2:][::-1]  # width first, as the plots want it (D64)
+            log |= conditioning.show_layouts(pl_module or self, self.cond_stage_key, quant_c, size)
+        elif quant_c is not None:
+            log |= conditioning.show_condition(self.cond_stage_model, self.cond_stage_key, c, quant_c)
+        samples = self._samples(z_indices, c_indices, temperature, top_k, callback or (lambda k: None))
+        return log | {key: self.decode_to_img(index, zshape) for key, index in samples.items()}
+
+    def _samples(
+        self, z: Tensor, c: Tensor, temperature: float | None, top_k: int | None, callback: Callable[[int], None]
+    ) -> dict[str, Tensor]:
+        """Tokens of the logged samples, like z (b, h*w); which is drawn first decides the random numbers."""
+        length = z.shape[1]
+        half, nothing = z[:, : length // 2], z[:, :0]
         options = {
-            "c": c_indices,
-            "callback": callback or (lambda k: None),
             "temperature": 1.0 if temperature is None else temperature,
             "top_k": 100 if top_k is None else top_k,
+            "callback": callback,
+            "sample": True,
         }
-        length = z_indices.shape[1]
-        half = z_indices[:, : length // 2]
-        log = {"inputs": x, "reconstructions": self.decode_to_img(z_indices, quant_z.shape)}
-        log |= self._log_conditioning(c, quant_c)
-        indices = {
-            "samples_half": self.sample(half, steps=length - half.shape[1], sample=True, **options),
-            "samples_nopix": self.sample(half[:, :0], steps=length, sample=True, **options),
-            "samples_det": self.sample(half[:, :0], c_indices, steps=length, callback=options["callback"]),
+        return {
+            "samples_half": self.sample(half, c, steps=length - half.shape[1], **options),
+            "samples_nopix": self.sample(nothing, c, steps=length, **options),
+            "samples_det": self.sample(nothing, c, steps=length, callback=callback),
         }
-        return log | {key: self.decode_to_img(index, quant_z.shape) for key, index in indices.items()}
-
-    def _log_conditioning(self, c: Tensor, quant_c: Tensor) -> dict[str, Tensor]:
-        if self.cond_stage_key == "image" or not hasattr(self.cond_stage_model, "decode"):
-            return {}
-        reconstruction = self.cond_stage_model.decode(quant_c)
-        if self.cond_stage_key == "segmentation":
-            n_labels = reconstruction.shape[1]
-            c, reconstruction = (
-                self.cond_stage_model.to_rgb(F.one_hot(x.argmax(dim=1), n_labels).permute(0, 3, 1, 2).float())
-                for x in (c, reconstruction)
-            )
-        return {"conditioning_rec": reconstruction, "conditioning": c}
 
     def configure_optimizers(self):
         """AdamW; weight decay 0.01 on the weights of linear layers only, groups sorted by name (published order)."""
@@ -277,6 +374,16 @@ def _frozen(stage):
     return stage
 
 
-def _probabilities(logits: Tensor, temperature: float, top_k: int | None, top_p: float | None) -> Tensor:
-    """Logits (..., v) -> what is drawn from: scaled by 1 / temperature, filtered, normalised."""
-    return top_k_top_p_filtering(logits / temperature, top_k=top_k, top_p=top_p).softmax(dim=-1)
+def _guide(conditional: Tensor, null: Tensor, scale: float) -> Tensor:
+    """Away from what is likely without conditioning, towards what is likely with it."""
+    return null + scale * (conditional - null)
+
+
+def _choose(
+    logits: Tensor, *, temperature: float, top_k: int | None, top_p: float | None, sample: bool, generator: Generators
+) -> Tensor:
+    """One token (r, 1) per row of logits (r, v): the most likely one, or drawn after scaling and filtering."""
+    if not sample:
+        return logits.argmax(dim=-1, keepdim=True)
+    probabilities = top_k_top_p_filtering(logits / temperature, top_k=top_k, top_p=top_p).softmax(dim=-1)
+    return choose_token(probabilities, sample=True, generator=generator)

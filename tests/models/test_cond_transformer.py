@@ -9,6 +9,7 @@ from parity import agree, build, cases, fill, grad_norms, inputs, names
 from torch.nn import functional as F
 
 from taming.config import get_obj_from_str
+from taming.modules.transformer.mingpt import GPT
 
 CASES = cases("net2net")
 ENCODED = [name for name in names("net2net", "net2net/") if "greedy" in CASES[name].get("outputs", {})]
@@ -42,11 +43,35 @@ def test_every_conditioning(name):
         "loss": loss,
         "loss_grad_norms": grad_norms(model.transformer, outputs["loss_grad_norms"]),
         "greedy": greedy,
-        "greedy_from_half": model.sample(half, c_indices, steps=length - half.shape[1]),
+        "greedy_from_half": model.sample(half, c_indices, steps=length - half.shape[1], temperature=1.3, top_k=5),
         "decoded_greedy": model.decode_to_img(greedy, quant_z.shape),
         "decoded_input_codes": model.decode_to_img(z_indices, quant_z.shape),
     }
     agree({key: value for key, value in outputs.items() if "logit_gap" not in key}, got)
+
+
+def test_gumbel_first_stage(gumbel_noise):
+    """Decision D17: the figures are those of a random draw, which only stochastic_eval makes."""
+    case = CASES["net2net/gumbel-first-stage"]
+    model, (x, c) = build(case), image_and_condition(case)
+    model.first_stage_model.quantize.stochastic_eval = True
+    gumbel_noise(case["noise"]["fill"])
+    quant_z, z_indices = model.encode_to_z(x)
+    logits, target = model(x, c)
+    decoded = model.decode_to_img(z_indices, quant_z.shape)
+    got = {"quant_z": quant_z, "z_indices": z_indices, "logits": logits, "target": target, "decoded": decoded}
+    agree(case["outputs"], got)
+    model.first_stage_model.quantize.stochastic_eval = False
+    assert torch.equal(*(model.encode_to_z(x)[1] for _ in range(2)))
+
+
+def test_names_of_cases_are_all_used():
+    others = {
+        *("optimizer", "training", "pkeep-training-forward", "pkeep-zero-one-pass", "gumbel-first-stage"),
+        *("log-images/unconditional", "log-images/depth", "log-images/segmentation"),
+    }
+    assert set(names("net2net", "")) == {*ENCODED, *(f"net2net/{name}" for name in others)}
+    assert len(ENCODED) == 13
 
 
 def test_optimizer_groups():
@@ -159,11 +184,14 @@ def test_log_images_of_an_unconditional_model():
     agree(outputs, logged)
 
 
-def test_log_images_with_a_decodable_condition():
-    case = CASES["net2net/depth"]
+@pytest.mark.parametrize("key", ["depth", "segmentation"])
+def test_log_images_with_a_decodable_condition(key):
+    case, stored = CASES[f"net2net/{key}"], CASES[f"net2net/log-images/{key}"]
     tensors = inputs(case)
-    batch = {"image": tensors["x"].permute(0, 2, 3, 1), "depth": tensors["c"].permute(0, 2, 3, 1)}
-    agree(CASES["net2net/log-images/depth"]["outputs"], build(case).log_images(batch, top_k=5))
+    batch = {"image": tensors["x"].permute(0, 2, 3, 1), key: tensors["c"].permute(0, 2, 3, 1)}
+    logged = build(case).log_images(batch, top_k=5)
+    assert set(logged) == set(stored["keys"])
+    agree(stored["outputs"], logged)
 
 
 @pytest.fixture
@@ -195,7 +223,7 @@ def test_sampling_with_and_without_cache_gives_the_same_tokens(class_model, toke
     z, c = tokens
     options = {"steps": 63, "sample": True, "top_k": 10, "top_p": 0.9, "temperature": 1.1}
     cached = class_model.sample(z[:, :1], c, generator=torch.Generator().manual_seed(3), **options)
-    monkeypatch.setattr(class_model.transformer.config, "n_unmasked", 99)  # more than is known: no cache
+    monkeypatch.delattr(GPT, "forward_cached")
     plain = class_model.sample(z[:, :1], c, generator=torch.Generator().manual_seed(3), **options)
     assert torch.equal(cached, plain) and torch.equal(cached[:, :1], z[:, :1])
 

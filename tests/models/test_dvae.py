@@ -15,7 +15,7 @@ from torch import nn
 from taming.checkpoint import CheckpointError
 from taming.config import instantiate_from_config
 from taming.models.dvae import DVAE, map_pixels, read_network, unmap_pixels
-from taming.sampling.jobs import latent_shape, sample_images
+from taming.sampling.samples import latent_shape, sample_images
 
 SMALL = {"n_hid": 4, "n_init": 6, "n_blk_per_group": 1, "vocab_size": 11}
 CASES = cases("dvae")

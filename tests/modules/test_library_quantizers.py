@@ -8,7 +8,7 @@ from taming.config import ConfigError
 from taming.models.cond_transformer import Net2NetTransformer
 from taming.models.vqgan import VQModel
 from taming.modules.vqvae.library import LibraryQuantizer
-from taming.sampling.jobs import sample_images
+from taming.sampling.samples import sample_images
 
 KINDS = {
     "cosine": (32, 8, {"quantizer": "VectorQuantize", "use_cosine_sim": True, "rotation_trick": False}),

@@ -7,7 +7,9 @@ from parity import agree, build, cases, grad_norms, inputs, names
 from taming.modules.transformer.mingpt import (
     GPT,
     CausalSelfAttention,
+    DummyGPT,
     GPTConfig,
+    sample,
     sample_with_past,
     top_k_logits,
     top_k_top_p_filtering,
@@ -178,8 +180,34 @@ def test_published_size():
     assert len(model.state_dict()) == 413 - 24, "an original checkpoint has 413 keys, 24 of them masks"
 
 
+@pytest.mark.parametrize("name", ["greedy/sample", "greedy/sample-beyond-block"])
+def test_greedy_sampling_without_cache(name):
+    case = CASES[name]
+    model = build(case).train()
+    tokens = sample(model, inputs(case)["x"], case["steps"])
+    agree(case["outputs"], {"sequence": tokens, "...": 1})
+    assert not model.training, "decision D38: sample leaves eval mode behind"
+
+
+def test_codegpt():
+    """Decision D62: the original's forward never worked."""
+    case = CASES["codegpt"]
+    model = build(case)
+    logits, loss = model(*inputs(case).values())
+    agree(case["outputs"], {"logits": logits, "loss": loss, "...": 1})
+    assert not hasattr(model, "forward_with_past")
+
+
+def test_dummygpt():
+    case = CASES["dummygpt"]
+    logits, loss = DummyGPT(**case["kwargs"])(torch.arange(4)[None])
+    assert [logits.tolist(), loss] == case["outputs"]
+
+
 def test_names_of_cases_are_all_used():
     assert set(names("gpt", "")) == {
         *("gpt/plain", "gpt/one-head-short", "gpt/unmasked", "gpt/embeddings", "gpt/past", "gpt/past-unmasked"),
-        *("filters", "greedy/sample-with-past"),
+        *("codegpt", "dummygpt", "filters", "greedy/sample", "greedy/sample-beyond-block", "greedy/sample-with-past"),
+        *("kmeans", "kmeans/initialize-first-points", "kmeans/initialize-seeded"),  # tests/modules/test_kmeans.py
+        "seeded",  # informative: draws of another generator
     }

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taming.modules.transformer.mingpt import top_k_top_p_filtering
-from taming.sampling.filtering import INVALID, next_token
+from taming.sampling.filtering import INVALID, next_token, restrict
 
 SMALLEST, LARGEST = 0.0, np.nextafter(1.0, 0.0)
 
@@ -63,6 +63,20 @@ def test_frequencies_are_those_of_the_published_filter(top_k, top_p):
     tokens = next_token(logits.expand(n, -1), uniforms, temperature=0.8, top_k=top_k, top_p=top_p)
     expected = top_k_top_p_filtering(logits / 0.8, top_k=top_k or 0, top_p=top_p).softmax(dim=-1)[0]
     assert torch.allclose(tokens.bincount(minlength=20) / n, expected, atol=1.1 / n)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.lists(st.integers(-12, 12), min_size=2, max_size=30),
+    st.integers(1, 31),
+    st.sampled_from([0.05, 0.3, 0.51, 0.83, 0.97, 1.0]),
+)
+def test_keeps_as_many_tokens_as_the_published_filter(ranks, top_k, top_p):
+    """With ties too, where the published filter lets the sort decide which of them stay."""
+    logits = torch.tensor([ranks]) / 3.7
+    expected = top_k_top_p_filtering(logits, top_k=top_k, top_p=top_p)
+    got = restrict(logits, top_k=top_k, top_p=top_p)
+    assert torch.equal(got.sort().values, expected.sort().values)
 
 
 def test_intervals_are_half_open():

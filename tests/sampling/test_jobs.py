@@ -1,35 +1,31 @@
 """Sampling jobs: which samples, the same ones in any batches and after any interruption, and what is recorded."""
 
+import errno
+import io
 import json
+import multiprocessing
+import os
+import signal
+import time
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_configs import first_stage
+from tiny_transformers import N_CLASSES, N_CODES, STEPS, close, contents, manifest, tiny_model
 
-from taming.models.cond_transformer import Net2NetTransformer
-from taming.sampling import jobs
-from taming.sampling.jobs import latent_shape, parse_classes, plan_job, sample_images, sample_to_folder
+from taming.files import atomic_path
+from taming.images import to_uint8
+from taming.sampling import samples, writers
+from taming.sampling.decode import decode_reference, sample_uniforms
+from taming.sampling.jobs import sample_to_folder
+from taming.sampling.options import SamplingOptions
+from taming.sampling.plan import plan_job
+from taming.sampling.samples import latent_shape, sample_images
+from taming.shards import Shard
 
-N_CODES, N_CLASSES = 12, 4
-FIRST_STAGE = first_stage(resolution=8, n_embed=N_CODES)
-LABELS = {"target": "taming.modules.util.Labelator", "params": {"n_classes": N_CLASSES}}
 SHAPE = (4, 4, 4)
-STEPS = 16
 OPTIONS = {"num_samples": 5, "classes": [0, 2, 3], "seed": 11, "top_k": 8, "progress": False}
-
-
-def tiny_model(cond_stage_config=LABELS, *, vocab_size=N_CODES, **changes):
-    torch.manual_seed(0)
-    sizes = {"vocab_size": vocab_size, "block_size": STEPS, "n_layer": 1, "n_head": 2, "n_embd": 16}
-    model = Net2NetTransformer(
-        {"target": "taming.modules.transformer.mingpt.GPT", "params": sizes}, FIRST_STAGE, cond_stage_config, **changes
-    )
-    for parameter in model.transformer.parameters():
-        torch.nn.init.normal_(parameter, std=0.4)
-    torch.nn.init.normal_(model.first_stage_model.quantize.embedding.weight)
-    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -37,50 +33,10 @@ def model():
     return tiny_model()
 
 
-def contents(folder):
-    """Every file of a job but the manifest, hidden ones too: relative name -> bytes."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "sampling.json"]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
 @pytest.fixture(scope="module")
 def expected(model, tmp_path_factory):
     """The files of an undisturbed job with OPTIONS."""
     return contents(sample_to_folder(model, tmp_path_factory.mktemp("expected"), batch_size=15, **OPTIONS))
-
-
-@pytest.mark.parametrize(
-    ("text", "labels"),
-    [
-        ("3", (3,)),
-        ("3,1,", (3, 1)),
-        ("5-9,0", (5, 6, 7, 8, 9, 0)),
-        ("1, 0-2", (1, 0, 2)),
-        ([4, 2], (4, 2)),
-        ("imagenet", tuple(range(10))),
-        ("all", tuple(range(10))),
-        (None, tuple(range(10))),
-    ],
-)
-def test_classes(text, labels):
-    assert parse_classes(text, 10) == labels
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("10", "classes: 10 is out of range, the labels of this model go from 0 to 9"),
-        ("8-12", "8-12 is out of range"),
-        ("7-5", "7-5 is out of range"),
-        ([3, -1], "'-1' is neither a label from 0 to 9"),
-        ("cat", "'cat' is neither a label from 0 to 9, nor a range such as 5-9, nor all"),
-        ("1,,2", "'' is neither"),
-        ([], "the list is empty"),
-    ],
-)
-def test_classes_that_the_model_does_not_know(text, message):
-    with pytest.raises(ValueError, match=message):
-        parse_classes(text, 10)
 
 
 def test_sizes_come_from_the_model(model):
@@ -105,12 +61,12 @@ def test_sizes_that_do_not_fit(model, sizes, message):
 def test_spatial_conditioning_is_refused(tmp_path):
     model = tiny_model("__is_first_stage__", cond_stage_key="depth")
     with pytest.raises(ValueError, match=r"conditioned on 'depth', .* sample it with scripts/make_samples.py"):
-        plan_job(model, tmp_path, num_samples=1)
+        plan_job(model, tmp_path, SamplingOptions(num_samples=1))
 
 
 def test_unconditional_models_have_no_classes(tmp_path):
     with pytest.raises(ValueError, match="'3,4': this model is unconditional"):
-        plan_job(tiny_model("__is_unconditional__"), tmp_path, num_samples=1, classes="3,4")
+        plan_job(tiny_model("__is_unconditional__"), tmp_path, SamplingOptions(num_samples=1), classes="3,4")
 
 
 @pytest.mark.parametrize(
@@ -121,6 +77,14 @@ def test_unconditional_models_have_no_classes(tmp_path):
         ({"temperature": 0.0}, "temperature must be positive"),
         ({"top_p": 1.2}, "top_p must lie in"),
         ({"batch_size": 0}, "batch_size must be positive, not 0"),
+        ({"top_k": "8,many"}, "top_k: '8,many' is neither a number of tokens nor a list such as"),
+        ({"top_k": []}, "top_k: the list is empty"),
+        ({"guidance_scale": -1.0}, "guidance_scale must be a number from 0 on, not -1.0"),
+        ({"guidance_scale": 2.0}, "this model has no null_token"),
+        ({"acceptance_rate": 0.0}, r"acceptance_rate must lie in \(0, 1\], not 0.0"),
+        ({"acceptance_rate": 0.5}, "acceptance_rate=0.5 needs a score"),
+        ({"precision": "8"}, "precision must be one of 32, bf16, 16, not 8"),
+        ({"overwrite": True, "shard": Shard(0, 2)}, "overwrite with 2 processes: delete the job's folder instead"),
     ],
 )
 def test_numbers_out_of_range_leave_nothing_behind(model, tmp_path, options, message):
@@ -176,7 +140,7 @@ def test_only_missing_files_are_made_again(model, tmp_path, expected, monkeypatc
     (folder / "2" / "000003.png").unlink()
     made = []
     monkeypatch.setattr(
-        jobs, "save_png", lambda path, image, save=jobs.save_png: (made.append(path), save(path, image))
+        writers, "save_png", lambda path, image, save=writers.save_png: (made.append(path), save(path, image))
     )
     sample_to_folder(model, tmp_path, **(OPTIONS | {"seed": None}))
     assert made == [folder / "2" / "000003.png"]
@@ -193,11 +157,11 @@ def test_an_interrupted_job_goes_on(model, tmp_path, expected, monkeypatch, erro
             raise error
         return sample_images(*args, **options)
 
-    monkeypatch.setattr(jobs, "sample_images", interrupted)
+    monkeypatch.setattr(samples, "sample_images", interrupted)
     with pytest.raises(error):
         sample_to_folder(model, tmp_path, batch_size=2, **OPTIONS)
     monkeypatch.undo()
-    folder = plan_job(model, tmp_path, **{k: v for k, v in OPTIONS.items() if k != "progress"}).folder
+    (folder,) = (tmp_path / "samples").glob("*/*")
     assert len(contents(folder)) == 6 and contents(folder).items() <= expected.items()
     sample_to_folder(model, tmp_path, batch_size=3, **(OPTIONS | {"seed": None}))
     assert contents(folder) == expected
@@ -208,14 +172,10 @@ def test_an_error_of_writing_ends_the_job(model, tmp_path, monkeypatch, pending)
     def full(path, image):
         raise OSError("no space left")
 
-    monkeypatch.setattr(jobs, "PENDING_WRITES", pending)
-    monkeypatch.setattr(jobs, "save_png", full)
+    monkeypatch.setattr(writers, "PENDING_WRITES", pending)
+    monkeypatch.setattr(writers, "save_png", full)
     with pytest.raises(OSError, match="no space left"):
         sample_to_folder(model, tmp_path, **OPTIONS)
-
-
-def manifest(folder):
-    return json.loads((folder / "sampling.json").read_text())
 
 
 def test_manifest_records_the_job(model, tmp_path):
@@ -234,7 +194,10 @@ def test_manifest_records_the_job(model, tmp_path):
         "dim_z": 4,
         "z_height": 4,
         "z_width": 4,
+        "guidance_scale": 1.0,
+        "acceptance_rate": 1.0,
         "precision": "bf16",
+        "compile": False,
         "device": "cpu",
     }
 
@@ -289,3 +252,131 @@ def test_a_broken_manifest_is_named(model, tmp_path):
     (folder / "sampling.json").write_text("{")
     with pytest.raises(ValueError, match=r"sampling\.json: not valid JSON"):
         sample_to_folder(model, tmp_path, **OPTIONS)
+
+
+def test_images_without_a_manifest_are_not_taken_for_own_ones(model, tmp_path, expected):
+    folder = sample_to_folder(model, tmp_path, **OPTIONS)
+    (folder / "sampling.json").unlink()
+    with pytest.raises(ValueError, match=r"holds samples, but no sampling\.json"):
+        sample_to_folder(model, tmp_path, **OPTIONS)
+    assert contents(folder) == expected
+
+
+def test_a_job_that_failed_before_its_first_image_binds_nobody(model, tmp_path, expected, monkeypatch):
+    monkeypatch.setattr(samples, "sample_images", None)
+    with pytest.raises(TypeError):
+        sample_to_folder(model, tmp_path, **(OPTIONS | {"seed": 12}))
+    monkeypatch.undo()
+    assert contents(sample_to_folder(model, tmp_path, **OPTIONS)) == expected
+
+
+def test_older_manifests_know_nothing_of_newer_options(model, tmp_path, expected):
+    folder = sample_to_folder(model, tmp_path, **OPTIONS)
+    old = {key: value for key, value in manifest(folder).items() if key not in ("guidance_scale", "acceptance_rate")}
+    (folder / "sampling.json").write_text(json.dumps(old))
+    assert contents(sample_to_folder(model, tmp_path, **OPTIONS)) == expected
+    (folder / "sampling.json").write_text(json.dumps(old))
+    with pytest.raises(ValueError, match=r"made with acceptance_rate=1\.0, not 0\.5"):
+        sample_to_folder(model, tmp_path, acceptance_rate=0.5, score=lambda images, labels: labels, **OPTIONS)
+
+
+def test_a_full_disk_leaves_whole_files_and_says_what_to_do(model, tmp_path, expected, monkeypatch):
+    written = []
+
+    def full(path, image, save=writers.save_png):
+        if len(written) == 4:
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(b"half a picture")
+                raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(path)
+        save(path, image)
+
+    monkeypatch.setattr(writers, "save_png", full)
+    monkeypatch.setattr(writers, "WRITER_THREADS", 1)
+    with pytest.raises(OSError, match="the disk is full; what is finished stays there, make room") as caught:
+        sample_to_folder(model, tmp_path, **OPTIONS)
+    (folder,) = (tmp_path / "samples").glob("*/*")
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+    assert len(contents(folder)) == 4 and contents(folder).items() <= expected.items()
+    monkeypatch.undo()
+    assert contents(sample_to_folder(model, tmp_path, **OPTIONS)) == expected
+
+
+def test_an_interruption_is_explained(model, tmp_path, monkeypatch, caplog):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(samples, "sample_images", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sample_to_folder(model, tmp_path, **OPTIONS)
+    assert "interrupted; what is finished stays in" in caplog.text
+
+
+def test_killed_in_the_middle_of_a_file_it_goes_on(model, tmp_path, expected, monkeypatch):
+    """SIGKILL leaves no time to tidy up: the next start removes the half-written file."""
+
+    def slow(path, image, save=writers.save_png):
+        if path.name == "000003.png":
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(b"half a picture")
+                time.sleep(60)
+        save(path, image)
+
+    monkeypatch.setattr(writers, "save_png", slow)
+    process = multiprocessing.get_context("fork").Process(
+        target=sample_to_folder, args=(model, tmp_path), kwargs=OPTIONS | {"batch_size": 2}
+    )
+    process.start()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not list(tmp_path.rglob(".*.part")):
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    monkeypatch.undo()
+    (folder,) = (tmp_path / "samples").glob("*/*")
+    assert any(name.endswith(".part") for name in contents(folder))
+    assert contents(sample_to_folder(model, tmp_path, **OPTIONS)) == expected
+
+
+def test_the_progress_bar_counts_what_remains_in_images_per_second(model, tmp_path, capsys):
+    folder = sample_to_folder(model, tmp_path, **OPTIONS)
+    for index in range(3):
+        (folder / "0" / f"{index:06}.png").unlink()
+    sample_to_folder(model, tmp_path, **(OPTIONS | {"progress": True}))
+    shown = capsys.readouterr().err
+    assert "3/3" in shown and "images/s" in shown
+
+
+def test_indices_take_turns_with_several_k(model, tmp_path):
+    folder = sample_to_folder(model, tmp_path, **(OPTIONS | {"top_k": "1,8,3", "batch_size": 4}))
+    assert folder.parent.name == "top_k_mixed_temp_1.00_top_p_1.0" and manifest(folder)["top_k"] == [1, 8, 3]
+    for index in range(5):
+        images, _ = sample_images(model, [(3, index)], seed=11, top_k=(1, 8, 3)[index % 3])
+        assert close(folder / "3" / f"{index:06}.png", to_uint8(images)[0])
+    files = contents(folder)
+    (folder / "2" / "000001.png").unlink()
+    sample_to_folder(model, tmp_path, **(OPTIONS | {"top_k": (1, 8, 3), "seed": None}))
+    assert contents(folder) == files
+    with pytest.raises(ValueError, match=r"made with top_k=\[1, 8, 3\], not \[1, 8\]"):
+        sample_to_folder(model, tmp_path, **(OPTIONS | {"top_k": "1,8"}))
+
+
+def test_guidance_has_folders_of_its_own_and_changes_samples(tmp_path):
+    model = tiny_model(vocab_size=N_CODES + 1, null_token=N_CODES)
+    plain = contents(sample_to_folder(model, tmp_path, **OPTIONS))
+    folder = sample_to_folder(model, tmp_path, guidance_scale=3, **OPTIONS)
+    assert (
+        folder.parent.name == "top_k_8_temp_1.00_top_p_1.0_guidance_3.0" and manifest(folder)["guidance_scale"] == 3.0
+    )
+    guided = contents(folder)
+    assert guided.keys() == plain.keys() and guided != plain
+    null = decode_reference(
+        model.transformer,
+        torch.full((1, 1), N_CODES),
+        STEPS,
+        uniforms=sample_uniforms(11, [(2, 4)], STEPS),
+        top_k=8,
+        n_tokens=N_CODES,
+    )
+    unguided = contents(sample_to_folder(model, tmp_path, guidance_scale=0, **OPTIONS))["2/000004.png"]
+    assert close(io.BytesIO(unguided), to_uint8(model.decode_to_img(null, (1, *SHAPE)))[0])

@@ -1,0 +1,101 @@
+"""A sample of a conditional transformer for every example of a data set, as PNG files.
+
+    python scripts/make_samples.py -r logs/<run> --outdir samples --split validation
+
+writes samples/<global step>_<top_k>_<temperature>/{originals,reconstructions,samples}/000000.png and so on, the numbers
+being those of the data set. Images may be of any size: the transformer moves over them in windows. The same command
+goes on where an earlier one stopped, with its seed, and several processes (torchrun, or --shard) share the work. Config
+overrides `section.key=value` may be added; `data={...}` replaces the data together with --ignore_base_data.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from taming.cli import add_device_options, run_command, split_dotlist  # noqa: E402
+from taming.config import load_config  # noqa: E402
+from taming.runs import Run, build_model, resolve_run  # noqa: E402
+from taming.sampling.dataset_jobs import (  # noqa: E402
+    DatasetJob,
+    DatasetOptions,
+    build_split,
+    plan_dataset_job,
+    run_dataset_job,
+)
+from taming.sampling.options import add_filter_options, add_job_options  # noqa: E402
+from taming.sampling.samples import at_precision  # noqa: E402
+from taming.shards import find_shard, own_device  # noqa: E402
+
+CHOICES = ("num_samples", "batch_size", "top_k", "temperature", "top_p", "seed", "overwrite", "precision", "window",
+           "greedy", "half_sample", "scale_factor", "save_conditioning")  # fmt: skip
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Sample a conditional transformer for every example of a data set.",
+        epilog="Config overrides such as data.params.validation.params.size=256 may be added.",
+    )
+    add = parser.add_argument
+    add("-r", "--resume", default="", metavar="RUN", help="run folder, or checkpoint file in one")
+    add("-b", "--base", nargs="*", default=[], metavar="YAML", help="configs, after those of the run")
+    text = "use this config only; without a file, the last of -b"
+    add("-c", "--config", nargs="?", const=True, default="", metavar="YAML", help=text)
+    add("--ignore_base_data", action="store_true", help="drop `data` from all files; give data=... instead")
+    add("--outdir", required=True, help="folder that gets the samples")
+    add_filter_options(parser, top_k=100)
+    add("--split", help="train, validation or test (default: the first of those there are, by the alphabet)")
+    add("--num_samples", type=int, help="only the first so many examples (default: all)")
+    add("--window", type=int, help="side of the window in tokens (default: the largest that the model can read)")
+    add("--greedy", action="store_true", help="take the most likely tokens instead of drawing")
+    add("--half_sample", action="store_true", help="keep the first half of each image's own tokens")
+    add("--scale_factor", type=float, default=1.0, help="resize images and conditioning (default: %(default)s)")
+    add("--save_conditioning", action="store_true", help="write pictures of the conditioning, too")
+    add_job_options(parser, batch_size=1)
+    add_device_options(parser)
+    return parser
+
+
+def load_configs(options: argparse.Namespace, run: Run | None, overrides: Sequence[str]) -> DictConfig:
+    files = [*(run.configs if run else []), *options.base]
+    if options.config:
+        files = files[-1:] if options.config is True else [options.config]
+    if not files:
+        raise ValueError("no config: name a run with -r, or configs with -b")
+    return load_config(files, overrides, ignore_base_data=options.ignore_base_data)
+
+
+def plan(options: argparse.Namespace, overrides: Sequence[str]) -> DatasetJob:
+    """What is wrong with options and data is found before the model is loaded."""
+    shard = find_shard(options.shard)
+    choices = DatasetOptions(shard=shard, **{name: getattr(options, name) for name in CHOICES})
+    run, device = resolve_run(options.resume) if options.resume else None, own_device(options.device)
+    config = load_configs(options, run, overrides)
+    split = build_split(config, options.split)
+    loaded = build_model(config, run.checkpoint if run else None, device=device)
+    name = run.logdir.resolve().name if run else None
+    return plan_dataset_job(loaded.model, split, options.outdir, choices, global_step=loaded.global_step, run=name)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options, overrides = split_dotlist(get_parser(), argv)
+    job = plan(options, overrides)
+    shows = job.options.shard.index == 0 or options.shard is not None  # one process of torchrun is enough
+    start, n_images = time.monotonic(), len(job.remaining())
+    if shows:
+        print(f"{job.describe()}\nsamples go to {job.folder}", flush=True)
+    with at_precision(job.model, options.precision):
+        run_dataset_job(job, progress=shows)
+    if shows:
+        print(f"{n_images} images in {time.monotonic() - start:.1f} s")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
