@@ -4,7 +4,6 @@ import time
 from dataclasses import dataclass
 
 import torch
-
 from measure import seconds
 
 

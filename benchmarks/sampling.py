@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -120,9 +121,8 @@ class Contestants:
 
     def generate(self, prefix: torch.Tensor, *, greedy: bool = False) -> torch.Tensor:
         how = {"do_sample": False} if greedy else {"do_sample": True, "top_k": TOP_K}
-        mask = torch.ones_like(prefix)
-        tokens = self.size.tokens
-        out = self.hugging_face.generate(prefix, attention_mask=mask, min_new_tokens=tokens, max_new_tokens=tokens, **how)
+        how |= {"attention_mask": torch.ones_like(prefix), "min_new_tokens": self.size.tokens}
+        out = self.hugging_face.generate(prefix, max_new_tokens=self.size.tokens, **how)
         return out[:, prefix.shape[1] :]
 
     def prefix(self, batch_size: int) -> torch.Tensor:
@@ -215,7 +215,7 @@ def growth(sides: Contestants, batch_size: int, steps: int = 16) -> dict[str, fl
     for side in (sides.published, sides.decode):
         stamps: list[float] = []
         side(sides.prefix(batch_size), callback=lambda _, stamps=stamps: stamps.append(time.perf_counter()))
-        spans = [after - before for before, after in zip(stamps, stamps[1:], strict=False)]
+        spans = [after - before for before, after in pairwise(stamps)]
         ratios[side.__name__] = round(statistics.median(spans[-steps:]) / statistics.median(spans[1 : steps + 1]), 2)
     return ratios
 

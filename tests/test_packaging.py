@@ -54,7 +54,18 @@ def test_wheel_metadata_is_that_of_pyproject(wheel):
 def test_extras_cover_what_the_readme_promises():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    assert set(extras) == {"test", "app", "eval", "clip", "imagenet", "quantizers", "notebook", "wandb", "all"}
+    assert set(extras) == {
+        "test",
+        "app",
+        "eval",
+        "clip",
+        "imagenet",
+        "quantizers",
+        "notebook",
+        "wandb",
+        "benchmarks",
+        "all",
+    }
     (everything,) = extras["all"]
     assert set(everything.split("[")[1].rstrip("]").split(",")) == set(extras) - {"all"}
 

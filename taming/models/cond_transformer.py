@@ -199,7 +199,7 @@ class Net2NetTransformer(pl.LightningModule):
         """
         assert not self.transformer.training, "sample in eval mode"
         if not temperature > 0:
-            raise ValueError(f"temperature must be positive, not {temperature}; for the most likely tokens use sample=False")
+            raise ValueError(f"temperature must be positive, not {temperature}; the most likely tokens: sample=False")
         self._check_length(c.shape[1], x.shape[1] + steps)
         choose = partial(_choose, temperature=temperature, top_k=top_k, top_p=top_p, sample=sample)
         if self.pkeep <= 0.0:

@@ -48,11 +48,16 @@ class _Layer:
         self.widen, self.narrow = laid_out([block.mlp[0]], rows), laid_out([block.mlp[2]], rows)
 
     def __call__(self, x: Tensor, cache: KeyValueCache, index: int) -> Tensor:
-        projected = self.project(self.ln1(x))
+        projected = self.project(_normalized(self.ln1, x))
         query, key, value = projected.view(len(x), 3, self.n_head, 1, -1).unbind(1)  # (b, 3 h e) -> 3 of (b, h, 1, e)
         y = F.scaled_dot_product_attention(query, *cache.append(index, key, value))
         x = x + self.merge(y.flatten(1))  # (b, h, 1, e) -> (b, d)
-        return x + self.narrow(F.gelu(self.widen(self.ln2(x))))
+        return x + self.narrow(F.gelu(self.widen(_normalized(self.ln2, x))))
+
+
+def _normalized(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    """norm(x), without what calling a module costs."""
+    return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
 
 def laid_out(linears: Sequence[nn.Linear], rows: int) -> Linear:

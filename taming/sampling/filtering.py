@@ -81,7 +81,7 @@ def _nucleus(logits: Tensor, kept: Tensor, largest: Tensor, order: Tensor, top_p
 def check_filters(temperature: float, top_p: float) -> None:
     """Raises ValueError for values that `next_token` cannot use."""
     if not temperature > 0:
-        raise ValueError(f"temperature must be positive, not {temperature}; for the most likely tokens use sample=False")
+        raise ValueError(f"temperature must be positive, not {temperature}; the most likely tokens: sample=False")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must lie in (0, 1], not {top_p}; 1 is off")
 

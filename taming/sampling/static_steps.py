@@ -21,9 +21,11 @@ Choose = Callable[[Tensor, Tensor | None], Tensor]
 
 
 class StaticSteps:
-    """Continues prefixes of one shape, one token a step. All that a step reads or writes lies in buffers: the tokens, the
-    keys and values, the random numbers, and the position, which is a tensor. So a step needs nothing from the host and
-    on CUDA is replayed as a graph, one per bucket of cache lengths.
+    """Continues prefixes of one shape, one token a step.
+
+    All that a step reads or writes lies in buffers: the tokens, the keys and values, the random numbers, and the
+    position, which is a tensor. So a step needs nothing from the host, and on CUDA it is replayed as a graph, one per
+    bucket of cache lengths.
 
     `choose` must give the same number of rows as it gets. compile=True passes the step through torch.compile first.
     """
@@ -42,9 +44,7 @@ class StaticSteps:
         self._step = torch.compile(self._one_step, dynamic=False) if compile else self._one_step
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
 
-    def run(
-        self, prefix: Tensor, uniforms: Tensor | None, callback: Callable[[int], None]
-    ) -> tuple[Tensor, Tensor]:
+    def run(self, prefix: Tensor, uniforms: Tensor | None, callback: Callable[[int], None]) -> tuple[Tensor, Tensor]:
         """prefix (b, p), uniforms (b, n) -> tokens (b, n), and which rows (b,) met logits without a valid token.
 
         callback(k) is called before token k.

@@ -17,7 +17,7 @@ def test_the_transformer_alone_is_converted(precision, dtype):
     assert {parameter.dtype for parameter in model.transformer.parameters()} == {dtype}
     assert {parameter.dtype for parameter in model.first_stage_model.parameters()} == {torch.float32}
     assert model.transformer.new_cache(1, 4).keys[0].dtype == dtype
-    assert images.isfinite().all() and 0 <= tokens.min() and tokens.max() < N_CODES
+    assert images.isfinite().all() and tokens.min() >= 0 and tokens.max() < N_CODES
 
 
 def test_rounding_changes_few_tokens():

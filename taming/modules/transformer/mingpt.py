@@ -33,7 +33,7 @@ __all__ = [
 
 
 class _Transformer(nn.Module):
-    """What reads embedded tokens: positions, blocks, head. The first `n_unmasked` positions see each other both ways."""
+    """Positions, blocks and head on embedded tokens. The first `n_unmasked` positions see each other both ways."""
 
     def __init__(self, tok_emb: nn.Module, config: GPTConfig) -> None:
         super().__init__()
