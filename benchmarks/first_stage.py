@@ -25,10 +25,21 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 import matched  # noqa: E402
-from measure import Memory, Timing, circumstances, compare, format_table, interleaved, peak_memory, write_json  # noqa: E402
+from measure import (  # noqa: E402
+    Memory,
+    Timing,
+    add_options,
+    circumstances,
+    compare,
+    format_table,
+    interleaved,
+    peak_memory,
+    start,
+    write_json,
+)
 from peer import PACKAGE, VERSION, Peer, installed  # noqa: E402
 
-from taming.cli import run_command, select_device  # noqa: E402
+from taming.cli import run_command  # noqa: E402
 from taming.modules.vqvae.quantize import VectorQuantizer2  # noqa: E402
 
 DIM = 256
@@ -48,13 +59,7 @@ MEMORY_LIMITS = {4096: 64_000_000, 16384: 100_000_000}
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Compare the first stage with the published implementation.")
-    add = parser.add_argument
-    add("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
-    add("--threads", type=int, default=1, help="threads of the CPU (default: %(default)s)")
-    add("--rounds", type=int, default=11, help="how often everything is timed (default: %(default)s)")
-    add("--quick", action="store_true", help="small sizes and three rounds; no targets, no file")
-    add("--peer", type=Path, metavar="FOLDER", help="where the peer is or will be installed (default: temporary)")
-    add("--results", type=Path, metavar="FOLDER", default=ROOT / "benchmarks" / "results", help="where the JSON goes")
+    add_options(parser, rounds=11)
     return parser
 
 
@@ -172,10 +177,7 @@ def search_memory(folder: Path, side: str, rows: int, device: torch.device, thre
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = get_parser().parse_args(argv)
-    options.device = select_device(options.device)
-    options.rounds = min(options.rounds, 3) if options.quick else options.rounds
-    torch.set_num_threads(options.threads)
-    torch.backends.cudnn.allow_tf32 = False  # float32 means float32 on both sides
+    start(options)
     timings, checks = [], {}
     with installed(options.peer) as peer:
         record = circumstances(options.device, f"{PACKAGE} {VERSION}")

@@ -18,16 +18,14 @@ class Roof:
         self,
         *,
         n_layer: int,
-        n_head: int,
         n_embd: int,
         vocab_size: int,
-        block_size: int,
         batch_size: int,
         tokens: int,
         dtype: torch.dtype,
     ) -> float:
         """The least time for `tokens` tokens of a batch: each step reads all weights once and the filled cache, and
-        multiplies each weight with each row. `n_head` and `block_size` do not matter.
+        multiplies each weight with each row.
         """
         weights = n_layer * 12 * n_embd**2 + vocab_size * n_embd
         total = 0.0

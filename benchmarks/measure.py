@@ -1,5 +1,6 @@
 """What benchmarks share: interleaved timing, peak memory, a table with targets, and a record of the circumstances."""
 
+import argparse
 import json
 import os
 import platform
@@ -13,9 +14,34 @@ from pathlib import Path
 
 import torch
 
+from taming.cli import select_device
 from taming.files import atomic_path
 
+RESULTS = Path(__file__).resolve().parent / "results"
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy")
+
+
+def add_options(parser: argparse.ArgumentParser, *, rounds: int) -> None:
+    """Add what all comparisons with the published implementation can be told; `start` acts on it."""
+    add = parser.add_argument
+    add("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
+    add("--threads", type=int, default=1, help="threads of the CPU (default: %(default)s)")
+    add("--rounds", type=int, default=rounds, help="how often everything is timed (default: %(default)s)")
+    add("--quick", action="store_true", help="small sizes and at most three rounds; no targets, no file")
+    add("--peer", type=Path, metavar="FOLDER", help="where the peer is or will be installed (default: temporary)")
+    add("--results", type=Path, metavar="FOLDER", default=RESULTS, help="where the JSON goes (default: %(default)s)")
+
+
+def start(options: argparse.Namespace) -> None:
+    """Select device, threads and precision: float32 means float32 on both sides. Raises ValueError for no rounds."""
+    if options.rounds < 1:
+        raise ValueError(f"--rounds must be positive, not {options.rounds}")
+    if options.threads < 1:
+        raise ValueError(f"--threads must be positive, not {options.threads}")
+    options.device = select_device(options.device)
+    options.rounds = min(options.rounds, 3) if options.quick else options.rounds
+    torch.set_num_threads(options.threads)
+    torch.backends.cudnn.allow_tf32 = False
 
 
 @dataclass(frozen=True)

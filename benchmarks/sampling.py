@@ -26,10 +26,10 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from floor import Roof, measure_roof  # noqa: E402
-from measure import Timing, circumstances, compare, format_table, interleaved, write_json  # noqa: E402
+from measure import Timing, add_options, circumstances, compare, format_table, interleaved, start, write_json  # noqa: E402
 from peer import PACKAGE, VERSION, Peer, installed  # noqa: E402
 
-from taming.cli import run_command, select_device  # noqa: E402
+from taming.cli import run_command  # noqa: E402
 from taming.modules.transformer.mingpt import GPT  # noqa: E402
 from taming.sampling.decode import Decoder  # noqa: E402
 
@@ -75,15 +75,10 @@ GROWTH_LIMIT = 1.6
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Compare decoding with the published sampler and Hugging Face's.")
+    add_options(parser, rounds=3)
     add = parser.add_argument
-    add("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
-    add("--threads", type=int, default=1, help="threads of the CPU (default: %(default)s)")
     add("--sizes", nargs="+", choices=[*SIZES], help="models (default: small and large, on CUDA 1.4B)")
-    add("--rounds", type=int, default=3, help="how often everything is timed (default: %(default)s)")
     add("--compile", action="store_true", help="our steps through torch.compile as well")
-    add("--quick", action="store_true", help="a tiny model; no targets, no file")
-    add("--peer", type=Path, metavar="FOLDER", help="where the peer is or will be installed (default: temporary)")
-    add("--results", type=Path, metavar="FOLDER", default=ROOT / "benchmarks" / "results", help="where the JSON goes")
     return parser
 
 
@@ -199,7 +194,8 @@ def time_size(name: str, size: Size, peer: Peer, roof: Roof, options: argparse.N
 
 
 def describe_speed(size: Size, batch_size: int, seconds: float, roof: Roof, dtype: torch.dtype) -> dict[str, float]:
-    floor = roof.decoding_seconds(**size.kwargs, batch_size=batch_size, tokens=size.tokens, dtype=dtype)
+    sizes = {"n_layer": size.n_layer, "n_embd": size.n_embd, "vocab_size": size.vocab_size}
+    floor = roof.decoding_seconds(**sizes, batch_size=batch_size, tokens=size.tokens, dtype=dtype)
     return {
         "tokens_per_second": round(batch_size * size.tokens / seconds, 1),
         "floor_seconds": round(floor, 4),
@@ -222,8 +218,7 @@ def growth(sides: Contestants, batch_size: int, steps: int = 16) -> dict[str, fl
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = get_parser().parse_args(argv)
-    options.device = select_device(options.device)
-    torch.set_num_threads(options.threads)
+    start(options)
     default = ["quick"] if options.quick else ["1.4B"] if options.device.type == "cuda" else ["small", "large"]
     with installed(options.peer) as peer:
         roof = measure_roof(options.device)

@@ -24,10 +24,10 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 import matched  # noqa: E402
-from measure import Timing, circumstances, compare, format_table, interleaved, write_json  # noqa: E402
+from measure import Timing, add_options, circumstances, compare, format_table, interleaved, start, write_json  # noqa: E402
 from peer import PACKAGE, VERSION, Peer, installed  # noqa: E402
 
-from taming.cli import run_command, select_device  # noqa: E402
+from taming.cli import run_command  # noqa: E402
 from taming.models.cond_transformer import Net2NetTransformer  # noqa: E402
 
 NET2NET = "taming.models.cond_transformer.Net2NetTransformer"
@@ -66,13 +66,7 @@ class OurNet2Net(matched.WithoutTrainer, Net2NetTransformer):
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Compare training of the second stage with the published code.")
-    add = parser.add_argument
-    add("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
-    add("--threads", type=int, default=1, help="threads of the CPU (default: %(default)s)")
-    add("--rounds", type=int, default=5, help="how often everything is timed (default: %(default)s)")
-    add("--quick", action="store_true", help="small sizes and three rounds; no targets, no file")
-    add("--peer", type=Path, metavar="FOLDER", help="where the peer is or will be installed (default: temporary)")
-    add("--results", type=Path, metavar="FOLDER", default=ROOT / "benchmarks" / "results", help="where the JSON goes")
+    add_options(parser, rounds=5)
     return parser
 
 
@@ -184,10 +178,7 @@ def time_steps(peer: Peer, sizes: Sizes, options: argparse.Namespace) -> tuple[l
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = get_parser().parse_args(argv)
-    options.device = select_device(options.device)
-    options.rounds = min(options.rounds, 3) if options.quick else options.rounds
-    torch.set_num_threads(options.threads)
-    torch.backends.cudnn.allow_tf32 = False  # float32 means float32 on both sides
+    start(options)
     sizes = QUICK if options.quick else Sizes()
     with installed(options.peer) as peer:
         record = circumstances(options.device, f"{PACKAGE} {VERSION}")

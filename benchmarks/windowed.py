@@ -23,10 +23,10 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from floor import Roof, measure_roof  # noqa: E402
-from measure import Timing, circumstances, compare, format_table, interleaved, write_json  # noqa: E402
+from measure import Timing, add_options, circumstances, compare, format_table, interleaved, start, write_json  # noqa: E402
 from peer import PACKAGE, VERSION, Peer, installed  # noqa: E402
 
-from taming.cli import run_command, select_device  # noqa: E402
+from taming.cli import run_command  # noqa: E402
 from taming.models.cond_transformer import Net2NetTransformer  # noqa: E402
 from taming.sampling.windowed import sample_windowed  # noqa: E402
 from taming.sampling.windows import Cell, Windows, wavefront  # noqa: E402
@@ -56,13 +56,7 @@ class Task:
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Compare windowed sampling with the published loop.")
-    add = parser.add_argument
-    add("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
-    add("--threads", type=int, default=1, help="threads of the CPU (default: %(default)s)")
-    add("--rounds", type=int, default=7, help="how often everything is timed (default: %(default)s)")
-    add("--quick", action="store_true", help="a small transformer and two rounds; no targets, no file")
-    add("--peer", type=Path, metavar="FOLDER", help="where the peer is or will be installed (default: temporary)")
-    add("--results", type=Path, metavar="FOLDER", default=ROOT / "benchmarks" / "results", help="where the JSON goes")
+    add_options(parser, rounds=7)
     return parser
 
 
@@ -212,9 +206,7 @@ def sequential_steps() -> dict[str, int]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = get_parser().parse_args(argv)
-    options.device = select_device(options.device)
-    options.rounds = min(options.rounds, 2) if options.quick else options.rounds
-    torch.set_num_threads(options.threads)
+    start(options)
     on_cpu = options.device.type == "cpu"
     sizes = ((2, 128),) if options.quick else ((12, 512),) if on_cpu else ((12, 512), (24, 1024))
     tasks = (whole(WHOLE, 16), interior_rows()) if on_cpu or options.quick else (whole("whole 64 x 64 grid", 64),)

@@ -7,7 +7,6 @@ whenever.
 
 import json
 import platform
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
@@ -17,12 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from taming.config import SPLITS
 from taming.data.datamodule import DataModuleFromConfig
+from taming.data.seeded import SeededViews
 from taming.data.token_files import (
     KINDS,
     METADATA,
@@ -42,22 +41,6 @@ TRAIN = "train"
 """The split that has several views."""
 MAY_DIFFER = ("model", "command", "versions")
 """Entries of the metadata in which two jobs for one folder may differ; the tokenizer's hash says what matters."""
-
-
-class SeededViews(Dataset):
-    """The examples of a data set by (index, view), each pair under random numbers of its own."""
-
-    def __init__(self, dataset: Dataset, seed: int) -> None:
-        self.dataset = dataset
-        self.seed = seed
-
-    def __getitem__(self, place: tuple[int, int]) -> Any:
-        index, view = place
-        with isolate_rng(include_cuda=False):
-            random.seed(f"{self.seed}/{index}/{view}")
-            np.random.seed(random.getrandbits(32))
-            torch.default_generator.manual_seed(random.getrandbits(63))
-            return self.dataset[index]
 
 
 class ShardBatches(Sampler[list[tuple[int, int]]]):

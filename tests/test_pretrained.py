@@ -269,7 +269,9 @@ def test_members_of_an_archive_land_in_the_folder_only(server, places, folder, t
 
 
 @pytest.mark.parametrize(
-    "content", [{"a.yaml": CONFIG_YAML}, {"a.ckpt": b"", "b.ckpt": b""}, b"no archive", archive({"a.ckpt": b"x"})[:-30]]
+    "content",
+    [{"a.yaml": CONFIG_YAML}, {"a.ckpt": b"", "b.ckpt": b""}, b"no archive", archive({"a.ckpt": b"x"})[:-30]],
+    ids=["no checkpoint", "two checkpoints", "no archive", "truncated"],  # not its bytes, which hold the time
 )
 def test_another_archive_is_discarded(server, folder, table, content):
     zipped(server, table, content)

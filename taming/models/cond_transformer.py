@@ -19,7 +19,13 @@ from taming.models.cached_batches import cached_codes, cached_examples, check_ca
 from taming.models.conditioning import disabled_train
 from taming.models.finite import check_finite
 from taming.models.optimizers import can_fuse, with_schedule
-from taming.modules.transformer.filters import choose_token, top_k_logits, top_k_top_p_filtering
+from taming.modules.transformer.filters import (
+    check_temperature,
+    choose_token,
+    guide,
+    top_k_logits,
+    top_k_top_p_filtering,
+)
 from taming.modules.transformer.permuter import Identity
 from taming.modules.util import SOSProvider
 
@@ -198,8 +204,7 @@ class Net2NetTransformer(pl.LightningModule):
         null + s (conditional - null), which computes everything twice (Ho & Salimans 2022, eq. 6, where s = 1 + w).
         """
         assert not self.transformer.training, "sample in eval mode"
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive, not {temperature}; the most likely tokens: sample=False")
+        check_temperature(temperature)
         self._check_length(c.shape[1], x.shape[1] + steps)
         choose = partial(_choose, temperature=temperature, top_k=top_k, top_p=top_p, sample=sample)
         if self.pkeep <= 0.0:
@@ -218,7 +223,7 @@ class Net2NetTransformer(pl.LightningModule):
 
         def next_logits(x: Tensor) -> Tensor:
             logits = read(torch.cat((prefix, torch.cat((x, x)) if guided else x), dim=1))[:, : self._n_codes]
-            return _guide(*logits.chunk(2), guidance_scale) if guided else logits
+            return guide(*logits.chunk(2), guidance_scale) if guided else logits
 
         return next_logits
 
@@ -249,7 +254,7 @@ class Net2NetTransformer(pl.LightningModule):
 
         logits = logits_given(c)
         if guidance_scale != 1.0:
-            logits = _guide(logits, logits_given(self.null_condition(c)), guidance_scale)
+            logits = guide(logits, logits_given(self.null_condition(c)), guidance_scale)
         if generator is not None and not isinstance(generator, torch.Generator):
             generator = [row_generator for row_generator in generator for _ in range(length)]
         return choose(logits, generator=generator).view(-1, length)  # (b*length, 1) -> (b, length)
@@ -372,11 +377,6 @@ def _frozen(stage):
     if isinstance(stage, nn.Module):
         stage.requires_grad_(False)
     return stage
-
-
-def _guide(conditional: Tensor, null: Tensor, scale: float) -> Tensor:
-    """Away from what is likely without conditioning, towards what is likely with it."""
-    return null + scale * (conditional - null)
 
 
 def _choose(

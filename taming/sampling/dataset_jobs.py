@@ -3,20 +3,18 @@
 An example is named by its index, and its sample depends on the seed and the index only.
 """
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from taming.config import config_error, instantiate_from_config
+from taming.data.seeded import SeededViews
 from taming.data.utils import custom_collate
 from taming.images import to_uint8
 from taming.models.cond_transformer import Net2NetTransformer
@@ -47,8 +45,6 @@ class DatasetOptions(JobOptions):
     save_conditioning: bool = False
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, not {self.temperature}; greedy takes the likeliest tokens")
         super().__post_init__()
         if len(self.top_ks) > 1:
             raise ValueError(f"top_k: one number of tokens is expected, not {self.top_k}")
@@ -216,22 +212,12 @@ def _uniforms(job: DatasetJob, indices: Sequence[int], tokens: Tensor) -> Tensor
 
 def _read(job: DatasetJob, indices: Sequence[int]) -> Mapping:
     """The examples as a batch. Random crops and the like are the same whenever an example is read."""
-    examples = []
-    for index in indices:
-        with isolate_rng(include_cuda=False):
-            _seed_everything(job.manifest["seed"], index)
-            examples.append(job.dataset[index])
+    views = SeededViews(job.dataset, job.manifest["seed"])
+    examples = [views[index, 0] for index in indices]
     try:
         return custom_collate(examples)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"examples {indices[0]} to {indices[-1]}: {error}; try --batch_size 1") from error
-
-
-def _seed_everything(seed: int, index: int) -> None:
-    number = int(np.random.SeedSequence((seed, index)).generate_state(1)[0])
-    random.seed(number)
-    np.random.seed(number)
-    torch.manual_seed(number)
 
 
 def _indices(job: DatasetJob, folder: str) -> set[int]:

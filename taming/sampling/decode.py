@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from taming.modules.transformer.filters import guide
 from taming.modules.transformer.mingpt import GPT
 from taming.sampling.cached_steps import CachedSteps
 from taming.sampling.filtering import next_token
@@ -26,7 +27,7 @@ MIN_STEPS = 16
 
 @dataclass(frozen=True)
 class Guidance:
-    """Classifier-free guidance (Ho & Salimans 2022): logits become null + scale * (conditional - null).
+    """Classifier-free guidance, see `taming.modules.transformer.filters.guide`.
 
     null_prefix int64 (b, p) is the prefix with the conditioning taken out. A scale of 1 changes nothing.
     """
@@ -201,7 +202,7 @@ def _guided_token(logits: Tensor, uniforms: Tensor | None, *, scale: float, filt
     """The same tokens (2b,) for both halves of logits (2b, v)."""
     conditional, null = logits.float().chunk(2)
     uniforms = None if uniforms is None else uniforms.chunk(2)[0]
-    return next_token(null + scale * (conditional - null), uniforms, **filters).repeat(2)
+    return next_token(guide(conditional, null, scale), uniforms, **filters).repeat(2)
 
 
 def _valid(tokens: Tensor, invalid: Tensor, batch_size: int) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from taming.modules.transformer.filters import top_k_top_p_filtering
+from taming.modules.transformer.filters import check_temperature, top_k_top_p_filtering
 
 INVALID = -1
 """Stands for the token of a row whose logits allow none: NaN, +inf, or all -inf."""
@@ -80,8 +80,7 @@ def _nucleus(logits: Tensor, kept: Tensor, largest: Tensor, order: Tensor, top_p
 
 def check_filters(temperature: float, top_p: float) -> None:
     """Raises ValueError for values that `next_token` cannot use."""
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, not {temperature}; the most likely tokens: sample=False")
+    check_temperature(temperature)
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must lie in (0, 1], not {top_p}; 1 is off")
 

@@ -22,7 +22,7 @@ class JobOptions:
     """What every sampling job can be asked for. Raises ValueError for values out of range.
 
     Without a seed it is the one that the job's folder records, or else a random one. precision is recorded only: who
-    runs the job sets up autocast. overwrite is for a single process, since several could not agree on what is old.
+    runs the job sets it up (`at_precision`). overwrite is for a single process: several could not agree on what is old.
     """
 
     seed: int | None = None

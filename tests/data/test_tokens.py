@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from tiny_codes import Pictures, batch, build
 from tiny_configs import first_stage
 
+from taming.data.seeded import SeededViews
 from taming.data.token_files import TokenCache, TokenMetadata, read_metadata, write_metadata
 from taming.data.tokens import CachedTokens
-from taming.extraction import SeededViews, plan_extraction, run_extraction
+from taming.extraction import plan_extraction, run_extraction
 from taming.models.cached_batches import cached_codes, cached_examples, tokenizer_hash
 
 COORD = {

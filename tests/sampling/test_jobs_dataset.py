@@ -183,7 +183,7 @@ def test_label_maps_in_colours_that_do_not_depend_on_the_batch(tmp_path):
     ("options", "message"),
     [
         ({"num_samples": 0}, "num_samples must be positive, not 0"),
-        ({"temperature": 0.0}, "temperature must be positive, not 0.0; greedy takes"),
+        ({"temperature": 0.0}, "temperature must be positive, not 0.0; .* sample=False"),
         ({"top_p": 0.0}, "top_p must lie in"),
         ({"top_k": "3,4"}, "one number of tokens is expected, not 3,4"),
         ({"window": 0}, "window must be positive, not 0"),

@@ -118,7 +118,7 @@ def test_without_a_run_the_weights_are_random_and_the_step_is_0(tmp_path, caplog
     ("arguments", "message"),
     [
         (["--split", "test"], "split test: the data have train, validation"),
-        (["--temperature", "0"], "temperature must be positive, not 0.0; greedy"),
+        (["--temperature", "0"], "temperature must be positive, not 0.0"),
         (["--top_p", "1.5"], "top_p must lie in (0, 1]"),
         (["--num_samples", "0"], "num_samples must be positive"),
         (["--shard", "2/2"], "shard 2/2"),

@@ -7,6 +7,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def check_temperature(temperature: float) -> None:
+    """Raises ValueError for temperatures that logits cannot be divided by."""
+    if not temperature > 0:
+        raise ValueError(
+            f"temperature must be positive, not {temperature}; for the most likely tokens use sample=False, "
+            "--greedy, or top_k=1"
+        )
+
+
+def guide(conditional: Tensor, null: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance (Ho & Salimans 2022, eq. 6, where scale = 1 + w) of logits with and without condition:
+    away from what is likely without it, towards what is likely with it.
+    """
+    return null + scale * (conditional - null)
+
+
 def top_k_logits(logits: Tensor, k: int | None) -> Tensor:
     """Logits (..., v) with -inf strictly below the k-th largest; ties stay. k None, < 1 or >= v keeps them all."""
     if k is None or k < 1 or k >= logits.shape[-1]:
