@@ -3,6 +3,7 @@
 An example is named by its index, and its sample depends on the seed and the index only.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -127,6 +128,12 @@ def plan_dataset_job(
     ValueError for a model that this cannot sample, and for other options than those of the samples in the folder.
     """
     check_windowed_model(model)
+    block_size = model.transformer.block_size
+    if options.window is not None and options.window**2 > block_size:  # beside at least one token of conditioning
+        raise ValueError(
+            f"window={options.window}: {options.window**2} tokens do not fit into the model's block_size {block_size}; "
+            f"at most {math.isqrt(block_size)} can be its side"
+        )
     if options.save_conditioning and not has_pictures(model):
         raise ValueError(
             f"save_conditioning: {model.cond_stage_key!r}, which this model is conditioned on, is no picture"
