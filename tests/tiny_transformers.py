@@ -1,5 +1,6 @@
 """Second stages small enough to sample hundreds of images in a test, and ways to look at what a job wrote."""
 
+import io
 import json
 
 import numpy as np
@@ -38,7 +39,27 @@ def manifest(folder):
     return json.loads((folder / "sampling.json").read_text())
 
 
+def same(files, expected):
+    """Whether two jobs' `contents` agree: images up to what rounding does, batches of other sizes on other machines."""
+    return files.keys() == expected.keys() and all(
+        files[name] == content or (name.endswith(".png") and _is_close(files[name], content))
+        for name, content in expected.items()
+    )
+
+
+def within(files, expected):
+    """Whether all `contents` of a part of a job are among those expected."""
+    return files.keys() <= expected.keys() and same(files, {name: expected[name] for name in files})
+
+
+def _is_close(content, expected):
+    return close(io.BytesIO(content), np.asarray(Image.open(io.BytesIO(expected))))
+
+
 def close(path, image):
     """Whether a file holds the uint8 image, up to what the rounding of another batch size does to a few pixels."""
-    difference = np.abs(np.asarray(Image.open(path)).astype(int) - image)
+    made = np.asarray(Image.open(path)).astype(int)
+    if made.shape != image.shape:
+        return False
+    difference = np.abs(made - image)
     return difference.max() <= 1 and difference.mean() < 0.05
