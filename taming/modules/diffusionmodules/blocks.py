@@ -45,8 +45,38 @@ class Upsample(nn.Module):
             self.conv = nn.Conv2d(in_channels, in_channels, kernel_size=3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.interpolate(x, scale_factor=2.0, mode="nearest")  # (b, c, h, w) -> (b, c, 2h, 2w)
+        """(b, c, h, w) -> (b, c, 2h, 2w)."""
+        if self.with_conv and x.device.type == "cpu":
+            return conv_of_doubled(x, self.conv.weight, self.conv.bias)
+        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
         return self.conv(x) if self.with_conv else x
+
+
+def conv_of_doubled(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Padded 3x3 convolution of the doubled x (b, i, h, w), nearest neighbours, with 4 instead of 9 products a pixel.
+
+    Rows 2 r and 2 r + 1 of the result see rows r-1, r, r and r, r, r+1 of x, so two taps do, k0 and k1 + k2 or k0 + k1
+    and k2; likewise its columns. weight (o, i, 3, 3), bias (o,) -> (b, o, 2h, 2w). Measured on the CPU only.
+    """
+    (b, _, h, w), o = x.shape, len(weight)
+    kernels = [kernel for rows in _two_taps(weight, dim=2) for kernel in _two_taps(rows, dim=3)]  # 4 of (o, i, 2, 2)
+    y = F.conv2d(F.pad(x, (1, 1, 1, 1)), torch.cat(kernels), bias.repeat(4))  # (b, 4 o, h + 1, w + 1)
+    size, memory_format = (b, o, 2 * h, 2 * w), _memory_format(x)
+    doubled = torch.empty(size, dtype=y.dtype, device=y.device, memory_format=memory_format)
+    for place, part in enumerate(y.split(o, dim=1)):
+        row, column = divmod(place, 2)
+        doubled[:, :, row::2, column::2] = part[:, :, row : row + h, column : column + w]
+    return doubled
+
+
+def _two_taps(kernel: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    first, middle, last = kernel.unbind(dim)
+    return torch.stack((first, middle + last), dim), torch.stack((first + middle, last), dim)
+
+
+def _memory_format(x: Tensor) -> torch.memory_format:
+    is_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if is_last else torch.contiguous_format
 
 
 class Downsample(nn.Module):
