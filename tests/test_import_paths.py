@@ -38,6 +38,19 @@ PUBLIC = {
     "taming.data.base": "ImagePaths NumpyPaths ConcatDatasetWithIndex",
     "taming.data.utils": "custom_collate quadratic_crop is_prepared mark_prepared unpack",
     "taming.data.custom": "CustomBase CustomTrain CustomTest",
+    "taming.data.sflckr": "SegmentationBase Examples",
+    "taming.data.coco": (
+        "SegmentationBase Examples CocoBase CocoImagesAndCaptionsTrain CocoImagesAndCaptionsValidation"
+    ),
+    "taming.data.ade20k": "SegmentationBase Examples ADE20kBase ADE20kTrain ADE20kValidation",
+    "taming.data.annotated_objects_dataset": "AnnotatedObjectsDataset",
+    "taming.data.annotated_objects_coco": (
+        "AnnotatedObjectsCoco COCO_PATH_STRUCTURE load_image_descriptions load_categories load_annotations"
+    ),
+    "taming.data.annotated_objects_open_images": (
+        "AnnotatedObjectsOpenImages OPEN_IMAGES_STRUCTURE load_annotations load_categories load_image_ids"
+    ),
+    "taming.data.open_images_helper": ("open_images_unify_categories_for_coco top_300_classes_plus_coco_compatibility"),
     "taming.data.conditional_builder.objects_bbox": "ObjectsBoundingBoxConditionalBuilder",
     "taming.data.conditional_builder.objects_center_points": "ObjectsCenterPointsConditionalBuilder",
     "taming.data.conditional_builder.utils": (

@@ -69,7 +69,7 @@ def read_rgb(path: str | os.PathLike, dataset: str, exif: bool = False, hint: st
             image.load()
             return ImageOps.exif_transpose(image) if exif else image
 
-    image = _reading(load, path, dataset, hint)
+    image = reading(load, path, dataset, hint)
     if image.mode == "I" or image.mode.startswith("I;16"):
         gray = _gray_from_16_bit(np.asarray(image))
     elif image.mode == "F":
@@ -81,7 +81,7 @@ def read_rgb(path: str | os.PathLike, dataset: str, exif: bool = False, hint: st
     return np.repeat(gray[:, :, None], 3, axis=2)
 
 
-def _reading(load: Callable[[], Any], path: str | os.PathLike, dataset: str, hint: str) -> Any:
+def reading(load: Callable[[], Any], path: str | os.PathLike, dataset: str, hint: str) -> Any:
     """What `load()` returns, its failures told in one line."""
     try:
         return load()
@@ -123,7 +123,7 @@ def read_npy(path: str | os.PathLike, dataset: str, hint: str = "") -> np.ndarra
         with open(path, "rb") as file:
             return np.lib.format.read_array(file, allow_pickle=False)
 
-    stored = _reading(load, path, dataset, hint)
+    stored = reading(load, path, dataset, hint)
     array = stored[0] if stored.ndim == 4 and stored.shape[0] == 1 else stored
     if array.ndim == 3 and array.shape[0] == 3:
         array = array.transpose(1, 2, 0)  # (3, h, w) -> (h, w, 3)
