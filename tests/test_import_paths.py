@@ -38,6 +38,14 @@ PUBLIC = {
     "taming.data.base": "ImagePaths NumpyPaths ConcatDatasetWithIndex",
     "taming.data.utils": "custom_collate quadratic_crop is_prepared mark_prepared unpack",
     "taming.data.custom": "CustomBase CustomTrain CustomTest",
+    "taming.data.faceshq": (
+        "FacesBase CelebAHQTrain CelebAHQValidation FFHQTrain FFHQValidation FacesHQTrain FacesHQValidation"
+    ),
+    "taming.data.imagenet": (
+        "ImageNetBase ImageNetTrain ImageNetValidation ImageNetTrainWithDepth ImageNetValidationWithDepth "
+        "BaseWithDepth RINTrainWithDepth RINValidationWithDepth DRINExamples ImageNetScale ImageNetEdges "
+        "get_preprocessor imscale rgba_to_depth str_to_indices give_synsets_from_indices ImagePaths download retrieve"
+    ),
     "taming.data.sflckr": "SegmentationBase Examples",
     "taming.data.coco": (
         "SegmentationBase Examples CocoBase CocoImagesAndCaptionsTrain CocoImagesAndCaptionsValidation"

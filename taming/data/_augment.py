@@ -10,7 +10,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations
 
-__all__ = ["SeededTransform", "albumentations"]
+__all__ = ["SeededTransform", "albumentations", "square"]
 
 
 class SeededTransform:
@@ -25,6 +25,15 @@ class SeededTransform:
         self.transform = transform
 
     def __call__(self, **targets: Any) -> dict[str, Any]:
-        seed = random.getrandbits(32)
+        return self.seeded(random.getrandbits(32), **targets)
+
+    def seeded(self, seed: int, **targets: Any) -> dict[str, Any]:
+        """The outcome that belongs to `seed`, whatever was drawn before."""
         self.transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
         return self.transform(**targets)
+
+
+def square(size: int, *, random_crop: bool) -> tuple[albumentations.SmallestMaxSize, albumentations.BasicTransform]:
+    """Scale the shorter side to `size` (bilinear, no antialiasing); cut a square of it, anywhere or at the centre."""
+    crop = albumentations.RandomCrop if random_crop else albumentations.CenterCrop
+    return albumentations.SmallestMaxSize(max_size=size), crop(height=size, width=size)

@@ -8,8 +8,13 @@ from typing import Any
 import numpy as np
 from torch.utils.data import ConcatDataset, Dataset
 
-from taming.data._augment import SeededTransform, albumentations
+from taming.data._augment import SeededTransform, albumentations, square
 from taming.data._io import read_npy, read_rgb, to_float
+from taming.data.faults import FaultPolicy, dotted_name
+from taming.data.image_cache import ImageCache
+
+MAX_PIXELS = 1 << 26
+"""What a narrow image may grow to when its shorter side is scaled up; three bytes each."""
 
 
 class ConcatDatasetWithIndex(ConcatDataset):
@@ -27,6 +32,11 @@ class ImagePaths(Dataset):
     out, at the centre or, with `random_crop`, anywhere; otherwise images keep their size. `labels` maps further keys to
     sequences indexed like `paths`. `name` stands for the dataset in errors, `hint` ends the one about a missing file;
     `exif` turns images upright. Files are opened when an item is asked for: FileNotFoundError, OSError or ValueError.
+
+    `on_error="skip"` puts another item in the place of one that cannot be read; see `FaultPolicy`. The next two
+    need a `size`. `draft` decodes a JPEG at a half, a quarter or an eighth if that is at least `size`: faster, but the
+    pixels differ, being averages of several. `cache_dir` keeps rescaled images, whose pixels are the same, in a folder
+    that takes three bytes a pixel; see `ImageCache`.
     """
 
     def __init__(
@@ -39,6 +49,9 @@ class ImagePaths(Dataset):
         name: str | None = None,
         exif: bool = False,
         hint: str = "",
+        on_error: str = "raise",
+        draft: bool = False,
+        cache_dir: str | os.PathLike | None = None,
     ) -> None:
         self.size = size
         self.random_crop = random_crop
@@ -46,26 +59,51 @@ class ImagePaths(Dataset):
         self.name = name or dotted_name(type(self))
         self.exif = exif
         self.hint = hint
+        self.draft = draft
         self._length = len(paths)
+        self.faults = FaultPolicy(on_error, self.name, self._length)
         self.preprocessor = _unchanged
+        self.cache = None
         if size is not None and size > 0:
-            crop = albumentations.RandomCrop if random_crop else albumentations.CenterCrop
-            self.rescaler = albumentations.SmallestMaxSize(max_size=size)
-            self.cropper = crop(height=size, width=size)
+            self.rescaler, self.cropper = square(size, random_crop=random_crop)
             pipeline = albumentations.Compose([self.rescaler, self.cropper])
             self.preprocessor = SeededTransform(pipeline) if random_crop else pipeline
+            if cache_dir is not None:
+                self.cache = ImageCache(cache_dir, f"{self._load.__qualname__} {size} {exif} {draft}")
+        elif draft or cache_dir is not None:
+            raise ValueError(
+                f"{self.name}: {'draft' if draft else 'cache_dir'} is for images that are scaled down, size is {size}"
+            )
 
     def __len__(self) -> int:
         return self._length
 
     def preprocess_image(self, image_path: str | os.PathLike) -> np.ndarray:
         """The file as float32 (H, W, 3) in [-1, 1], rescaled and cropped."""
-        return self._preprocess(read_rgb(image_path, self.name, self.exif, self.hint))
+        if self.cache is not None:
+            return self._preprocess(self.cache.get(image_path, self._load_rescaled))
+        return self._preprocess(self._load_checked(image_path))
+
+    def _load(self, path: str | os.PathLike) -> np.ndarray:
+        """The pixels of a file, uint8 (H, W, 3)."""
+        return read_rgb(path, self.name, self.exif, self.hint, draft=self.size if self.draft else None)
+
+    def _load_checked(self, path: str | os.PathLike) -> np.ndarray:
+        image = self._load(path)
+        check_shape(image, self.size, path=path, dataset=self.name)
+        return image
+
+    def _load_rescaled(self, path: str | os.PathLike) -> np.ndarray:
+        return self.rescaler(image=self._load_checked(path))["image"]
 
     def _preprocess(self, image: np.ndarray) -> np.ndarray:
+        """A rescaled image goes the same way as one that is not: rescaling leaves it alone."""
         return to_float(self.preprocessor(image=image)["image"])
 
     def __getitem__(self, i: int) -> dict[str, Any]:
+        return self.faults.item(self._item, i)
+
+    def _item(self, i: int) -> dict[str, Any]:
         item = {"image": self.preprocess_image(self.labels["file_path_"][i])}
         return item | {key: values[i] for key, values in self.labels.items()}
 
@@ -73,14 +111,19 @@ class ImagePaths(Dataset):
 class NumpyPaths(ImagePaths):
     """Images in `.npy` files: (1, 3, H, W), (3, H, W) or (H, W, 3), integers 0 to 255."""
 
-    def preprocess_image(self, image_path: str | os.PathLike) -> np.ndarray:
-        """As in `ImagePaths`, from a `.npy` file."""
-        return self._preprocess(read_npy(image_path, self.name, self.hint))
+    def _load(self, path: str | os.PathLike) -> np.ndarray:
+        return read_npy(path, self.name, self.hint)
 
 
-def dotted_name(dataset_class: type) -> str:
-    """Module and name of a dataset class, as configs write it."""
-    return f"{dataset_class.__module__}.{dataset_class.__qualname__}"
+def check_shape(image: np.ndarray, size: int | None, *, path: str | os.PathLike, dataset: str) -> None:
+    """Raise ValueError for a strip (H, W, 3) that scaling its shorter side up to `size` would make too long."""
+    shorter, longer = sorted(image.shape[:2])
+    if size and size > 0 and size**2 * longer > MAX_PIXELS * shorter:
+        height, width = image.shape[:2]
+        raise ValueError(
+            f"{dataset}: image {path} of {width} x {height} pixels would be {size * longer // shorter} pixels long at "
+            f"a shorter side of size={size}; leave it out"
+        )
 
 
 def _unchanged(**targets: Any) -> dict[str, Any]:

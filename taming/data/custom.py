@@ -28,29 +28,54 @@ class CustomBase(Dataset):
 class CustomTrain(CustomBase):
     """Centre crops (size, size, 3) of the images in a list file or below a folder, turned upright; see `ImagePaths`.
 
+    For `on_error`, `draft` and `cache_dir` see `ImagePaths`, for `scan_cache`, of a folder, see `list_images`.
     Raises FileNotFoundError for a missing list or folder, ValueError for one without images.
     """
 
-    def __init__(self, size: int | None, training_images_list_file: str | os.PathLike) -> None:
+    def __init__(
+        self,
+        size: int | None,
+        training_images_list_file: str | os.PathLike,
+        *,
+        on_error: str = "raise",
+        draft: bool = False,
+        cache_dir: str | os.PathLike | None = None,
+        scan_cache: str | os.PathLike | None = None,
+    ) -> None:
         super().__init__()
-        self.data = _custom_images(size, training_images_list_file, dotted_name(type(self)))
+        options = {"on_error": on_error, "draft": draft, "cache_dir": cache_dir}
+        name = dotted_name(type(self))
+        self.data = _custom_images(size, training_images_list_file, name, scan_cache, **options)
 
 
 class CustomTest(CustomBase):
     """As `CustomTrain`, for the images to validate on."""
 
-    def __init__(self, size: int | None, test_images_list_file: str | os.PathLike) -> None:
+    def __init__(
+        self,
+        size: int | None,
+        test_images_list_file: str | os.PathLike,
+        *,
+        on_error: str = "raise",
+        draft: bool = False,
+        cache_dir: str | os.PathLike | None = None,
+        scan_cache: str | os.PathLike | None = None,
+    ) -> None:
         super().__init__()
-        self.data = _custom_images(size, test_images_list_file, dotted_name(type(self)))
+        options = {"on_error": on_error, "draft": draft, "cache_dir": cache_dir}
+        name = dotted_name(type(self))
+        self.data = _custom_images(size, test_images_list_file, name, scan_cache, **options)
 
 
-def _custom_images(size: int | None, source: str | os.PathLike, name: str) -> ImagePaths:
+def _custom_images(
+    size: int | None, source: str | os.PathLike, name: str, scan_cache: str | os.PathLike | None, **options: Any
+) -> ImagePaths:
     if os.path.isdir(source):
-        paths: Sequence[str] = [os.path.join(source, entry) for entry in list_images(source, name)]
-        return ImagePaths(paths, size=size, name=name, exif=True)
+        paths: Sequence[str] = [os.path.join(source, entry) for entry in list_images(source, name, scan_cache)]
+        return ImagePaths(paths, size=size, name=name, exif=True, **options)
     folder = Path(source).parent
     paths = [_locate(entry, folder) for entry in read_list(source, name)]
-    return ImagePaths(paths, size=size, name=name, exif=True, hint=f"it is listed in {source}")
+    return ImagePaths(paths, size=size, name=name, exif=True, hint=f"it is listed in {source}", **options)
 
 
 def _locate(entry: str, list_folder: Path) -> str:

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from taming.config import instantiate_from_config
+from taming.data.faults import ReportingLoader, policies_of
+from taming.data.streams import Stream, StreamLoader
 from taming.data.utils import custom_collate
 
 SPLITS = {"train": "train_dataloader", "validation": "val_dataloader", "test": "test_dataloader"}
@@ -28,7 +30,7 @@ class WrappedDataset(Dataset):
 
 
 class DataModuleFromConfig(pl.LightningDataModule):
-    """A loader for each split that is configured; only the one for training shuffles.
+    """A loader for each split that is configured; only the one for training shuffles. Streams shuffle by themselves.
 
     train, validation, test: target configs of data sets. num_workers: processes per loader, twice the batch size by
     default but never more than there are processors to run them. Raises ValueError for a batch size below 1, no split,
@@ -67,9 +69,10 @@ class DataModuleFromConfig(pl.LightningDataModule):
         for split, config in self.dataset_configs.items():
             if split not in self.datasets:
                 dataset = instantiate_from_config(config)
-                if len(dataset) == 0:
+                is_stream = isinstance(dataset, IterableDataset)
+                if not is_stream and len(dataset) == 0:
                     raise ValueError(f"data.params.{split}: {config['target']} is empty")
-                self.datasets[split] = WrappedDataset(dataset) if self.wrap else dataset
+                self.datasets[split] = WrappedDataset(dataset) if self.wrap and not is_stream else dataset
 
     def _train_dataloader(self) -> DataLoader:
         return self._loader("train", shuffle=True)
@@ -81,15 +84,22 @@ class DataModuleFromConfig(pl.LightningDataModule):
         return self._loader("test")
 
     def _loader(self, split: str, shuffle: bool = False) -> DataLoader:
-        return DataLoader(
-            self.datasets[split],
+        dataset = self.datasets[split]
+        return _loader_class(dataset)(
+            dataset,
             batch_size=self.batch_size,
             num_workers=self.num_workers,
-            shuffle=shuffle,
+            shuffle=shuffle and not isinstance(dataset, IterableDataset),
             collate_fn=custom_collate,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
         )
+
+
+def _loader_class(dataset: Dataset) -> type[DataLoader]:
+    if isinstance(dataset, Stream):
+        return StreamLoader
+    return ReportingLoader if policies_of(dataset) else DataLoader
 
 
 def _processors() -> int:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from taming.data._augment import SeededTransform, albumentations
 from taming.data._io import list_images
@@ -22,13 +23,22 @@ class _FolderImages(ImagePaths):
     folder itself.
     """
 
-    def __init__(self, root: str | os.PathLike, size: int, *, held_out: bool, random_crop: bool = False) -> None:
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        size: int,
+        *,
+        held_out: bool,
+        random_crop: bool = False,
+        scan_cache: str | os.PathLike | None = None,
+        **options: Any,
+    ) -> None:
         name = dotted_name(type(self))
         if size <= 0:
             raise ValueError(f"{name}: size is {size}; expected a positive number of pixels")
         if not os.path.isdir(root):
             raise FileNotFoundError(f"{name}: folder not found: {root}; give a folder of images")
-        images = list_images(root, name)
+        images = list_images(root, name, scan_cache)
         if len(images) < 2:
             raise ValueError(f"{name}: only one image below {root}; two are needed, to train on and to validate with")
         own_name = Path(root).resolve().name
@@ -40,19 +50,32 @@ class _FolderImages(ImagePaths):
         index = {label: i for i, label in enumerate(self.class_names)}
         labels = {"class_label": [index[label] for label in human_labels], "human_label": human_labels}
         paths = [os.path.join(root, image) for image in chosen]
-        super().__init__(paths, size=size, random_crop=random_crop, labels=labels, exif=True)
+        super().__init__(paths, size=size, random_crop=random_crop, labels=labels, exif=True, **options)
 
 
 class FolderTrain(_FolderImages):
     """About nine tenths of the images below `root`, cut to (size, size, 3) at random, or at the centre, and mirrored.
 
     Items: `image` float32 in [-1, 1], `class_label` int, `human_label` str, `file_path_` str. Attributes: `n_classes`
-    and `class_names`, sorted, of both splits together. Images are turned upright; see `_FolderImages` for the split.
+    and `class_names`, sorted, of both splits together. Images are turned upright; see `_FolderImages` for the split,
+    `ImagePaths` for `on_error`, `draft` and `cache_dir`, and `list_images` for `scan_cache`.
     Raises FileNotFoundError for a missing folder, ValueError for one with fewer than two images.
     """
 
-    def __init__(self, root: str | os.PathLike, size: int, random_crop: bool = True, flip: bool = True) -> None:
-        super().__init__(root, size, held_out=False, random_crop=random_crop)
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        size: int,
+        random_crop: bool = True,
+        flip: bool = True,
+        *,
+        on_error: str = "raise",
+        draft: bool = False,
+        cache_dir: str | os.PathLike | None = None,
+        scan_cache: str | os.PathLike | None = None,
+    ) -> None:
+        options = {"on_error": on_error, "draft": draft, "cache_dir": cache_dir, "scan_cache": scan_cache}
+        super().__init__(root, size, held_out=False, random_crop=random_crop, **options)
         if flip:
             steps = [self.rescaler, self.cropper, albumentations.HorizontalFlip(p=0.5)]
             self.preprocessor = SeededTransform(albumentations.Compose(steps))
@@ -61,8 +84,18 @@ class FolderTrain(_FolderImages):
 class FolderValidation(_FolderImages):
     """The other images below `root`, cut to (size, size, 3) at the centre; otherwise as `FolderTrain`."""
 
-    def __init__(self, root: str | os.PathLike, size: int) -> None:
-        super().__init__(root, size, held_out=True)
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        size: int,
+        *,
+        on_error: str = "raise",
+        draft: bool = False,
+        cache_dir: str | os.PathLike | None = None,
+        scan_cache: str | os.PathLike | None = None,
+    ) -> None:
+        options = {"on_error": on_error, "draft": draft, "cache_dir": cache_dir, "scan_cache": scan_cache}
+        super().__init__(root, size, held_out=True, **options)
 
 
 def _class_name(image: str, own_name: str) -> str:
