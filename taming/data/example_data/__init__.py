@@ -1,0 +1,1 @@
+"""The example data that the repository ships: rendered scenes in the formats of the real data sets."""
