@@ -61,6 +61,7 @@ def test_extras_cover_what_the_readme_promises():
         "clip",
         "imagenet",
         "quantizers",
+        "webdataset",
         "notebook",
         "wandb",
         "benchmarks",
