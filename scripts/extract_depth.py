@@ -9,6 +9,7 @@ MiDaS is code from the network, loaded by torch.hub at the version that --midas 
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from taming.cli import run_command  # noqa: E402
 from taming.data._io import read_list  # noqa: E402
 from taming.data.depth_maps import depth_to_rgba as depth_to_rgba  # noqa: E402
 from taming.data.depth_maps import save_depth  # noqa: E402
-from taming.data.imagenet import ImageNetTrain, ImageNetValidation  # noqa: E402
+from taming.data.imagenet import ImageNetTrain, ImageNetValidation, depth_file  # noqa: E402
 from taming.data.midas import VERSION, estimate_depth, load_midas  # noqa: E402
 from taming.shards import Shard, find_shard, own_device  # noqa: E402
 
@@ -46,11 +47,6 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def depth_path(folder: Path, relpath: str) -> Path:
-    synset, name = relpath.split("/")
-    return folder / synset / f"{name.split('.')[0]}.png"
-
-
 def load_splits(options: argparse.Namespace) -> dict[str, Subset]:
     """The images to predict by split: those that --list names, and no more than --limit."""
     splits = {name: dataset() for name, dataset in SPLITS.items() if options.split in (name, "both")}
@@ -64,10 +60,10 @@ def load_splits(options: argparse.Namespace) -> dict[str, Subset]:
     return {name: Subset(data, chosen[name][: options.limit]) for name, data in splits.items()}
 
 
-def unfinished(data: Subset, folder: Path, shard: Shard) -> Subset:
-    """This process's part of the images whose depth is not in the folder yet."""
-    relpaths = data.dataset.relpaths
-    return Subset(data.dataset, [i for i in shard.part(data.indices) if not depth_path(folder, relpaths[i]).exists()])
+def unfinished(data: Subset, out: Path, split: str, shard: Shard) -> Subset:
+    """This process's part of the images whose depth is not there yet."""
+    paths = [depth_file(out, split, relpath) for relpath in data.dataset.relpaths]
+    return Subset(data.dataset, [i for i in shard.part(data.indices) if not os.path.exists(paths[i])])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -77,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise FileNotFoundError(f"--out {out}: no such folder; make it, or link it to a folder on a disk with room")
     if options.limit is not None and options.limit < 1:
         raise ValueError(f"--limit {options.limit}: must be positive")
-    splits = {name: unfinished(data, out / name, shard) for name, data in load_splits(options).items()}
+    splits = {name: unfinished(data, out, name, shard) for name, data in load_splits(options).items()}
     network = None
     if any(map(len, splits.values())):
         print(f"depth by MiDaS from {options.midas}", flush=True)
@@ -85,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, data in splits.items():
         items = DataLoader(data, batch_size=None, collate_fn=_unchanged, num_workers=options.num_workers)
         for item in tqdm(items, desc=name, disable=shard.index > 0):
-            save_depth(depth_path(out / name, item["relpath"]), estimate_depth(network, item["image"], device))
+            save_depth(depth_file(out, name, item["relpath"]), estimate_depth(network, item["image"], device))
         print(f"{out / name}: {len(data)} depth maps written")
 
 

@@ -43,6 +43,7 @@ def test_config_is_valid_and_its_model_builds(path):
         model = instantiate_from_config(config.model)
     model.learning_rate = 1.0
     model.configure_optimizers()
+    assert any(parameter.requires_grad for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=name)

@@ -42,11 +42,9 @@ def test_there_is_one_for_each_kind_of_conditioning():
     assert {path.stem for path in CONFIGS} == NAMES
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=name)
-def test_header_says_how_to_run_it(path):
+@pytest.mark.parametrize("path", [path for path in CONFIGS if stages(path)], ids=name)
+def test_header_names_the_runs_that_it_needs(path):
     header = path.read_text().partition("\nmodel:")[0]
-    assert f"python main.py --base configs/tiny/{path.name} -t True" in header
-    assert "Hardware" in header and "Expect" in header
     for stage in stages(path):
         assert f"model.params.{stage}.params.ckpt_path=logs/<run of " in header
 

@@ -2,6 +2,7 @@
 
 import os
 import random
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations
 
-__all__ = ["SeededTransform", "albumentations", "square"]
+__all__ = ["SeededTransform", "albumentations", "pipeline", "square"]
 
 
 class SeededTransform:
@@ -31,6 +32,23 @@ class SeededTransform:
         """The outcome that belongs to `seed`, whatever was drawn before."""
         self.transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
         return self.transform(**targets)
+
+
+def pipeline(
+    steps: Sequence[albumentations.BasicTransform],
+    *,
+    random_crop: bool,
+    additional_targets: Mapping[str, str] | None = None,
+) -> Callable[..., dict[str, Any]]:
+    """One transform of these steps; seeded by Python's `random` if it crops at random; without steps the identity."""
+    if not steps:
+        return _unchanged
+    composed = albumentations.Compose(list(steps), additional_targets=dict(additional_targets or {}))
+    return SeededTransform(composed) if random_crop else composed
+
+
+def _unchanged(**targets: Any) -> dict[str, Any]:
+    return targets
 
 
 def square(size: int, *, random_crop: bool) -> tuple[albumentations.SmallestMaxSize, albumentations.BasicTransform]:

@@ -1,4 +1,4 @@
-"""Finding images and reading them as 8-bit RGB, with errors that name the dataset and the file.
+"""Reading lists of images, and images as 8-bit RGB, with errors that name the dataset and the file.
 
 Every error is rebuilt from one string, so that it survives the way from a DataLoader worker to the main process.
 """
@@ -14,8 +14,6 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from taming.data import _jpeg
-from taming.data.folder_scan import IMAGE_SUFFIXES as IMAGE_SUFFIXES
-from taming.data.folder_scan import list_images as list_images
 
 MAX_16_BIT = 65535
 ORIENTATION, UPRIGHT = 0x0112, 1
@@ -60,7 +58,7 @@ def read_rgb(
     floats outside both 0 to 1 and 0 to 255.
     """
     name = str(path) if name is None else name
-    image = reading(lambda: _load(path, exif, draft), name, dataset, hint)
+    image = _reading(lambda: _load(path, exif, draft), name, dataset, hint)
     if isinstance(image, np.ndarray):
         return image
     if image.mode == "I" or image.mode.startswith("I;16"):
@@ -88,7 +86,18 @@ def _load(path: str | os.PathLike | BinaryIO, exif: bool, draft: int | None) -> 
         return ImageOps.exif_transpose(image) if turned else image
 
 
-def reading(load: Callable[[], Any], path: str | os.PathLike, dataset: str, hint: str) -> Any:
+def read_image(path: str | os.PathLike, dataset: str, hint: str = "") -> Image.Image:
+    """First frame of an image file as it is, loaded. Raises FileNotFoundError or OSError as `read_rgb` does."""
+
+    def load() -> Image.Image:
+        with Image.open(path) as image:
+            image.load()
+            return image
+
+    return _reading(load, path, dataset, hint)
+
+
+def _reading(load: Callable[[], Any], path: str | os.PathLike, dataset: str, hint: str) -> Any:
     """What `load()` returns, its failures told in one line."""
     try:
         return load()
@@ -130,7 +139,7 @@ def read_npy(path: str | os.PathLike, dataset: str, hint: str = "") -> np.ndarra
         with open(path, "rb") as file:
             return np.lib.format.read_array(file, allow_pickle=False)
 
-    stored = reading(load, path, dataset, hint)
+    stored = _reading(load, path, dataset, hint)
     array = stored[0] if stored.ndim == 4 and stored.shape[0] == 1 else stored
     if array.ndim == 3 and array.shape[0] == 3:
         array = array.transpose(1, 2, 0)  # (3, h, w) -> (h, w, 3)

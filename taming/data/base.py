@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import ConcatDataset, Dataset
 
-from taming.data._augment import SeededTransform, albumentations, square
+from taming.data._augment import pipeline, square
 from taming.data._io import read_npy, read_rgb, to_float
 from taming.data.faults import FaultPolicy, dotted_name
 from taming.data.image_cache import ImageCache
@@ -62,12 +62,11 @@ class ImagePaths(Dataset):
         self.draft = draft
         self._length = len(paths)
         self.faults = FaultPolicy(on_error, self.name, self._length)
-        self.preprocessor = _unchanged
+        self.preprocessor = pipeline([], random_crop=random_crop)
         self.cache = None
         if size is not None and size > 0:
             self.rescaler, self.cropper = square(size, random_crop=random_crop)
-            pipeline = albumentations.Compose([self.rescaler, self.cropper])
-            self.preprocessor = SeededTransform(pipeline) if random_crop else pipeline
+            self.preprocessor = pipeline([self.rescaler, self.cropper], random_crop=random_crop)
             if cache_dir is not None:
                 self.cache = ImageCache(cache_dir, f"{self._load.__qualname__} {size} {exif} {draft}")
         elif draft or cache_dir is not None:
@@ -124,7 +123,3 @@ def check_shape(image: np.ndarray, size: int | None, *, path: str | os.PathLike,
             f"{dataset}: image {path} of {width} x {height} pixels would be {size * longer // shorter} pixels long at "
             f"a shorter side of size={size}; leave it out"
         )
-
-
-def _unchanged(**targets: Any) -> dict[str, Any]:
-    return targets

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from taming.data._io import list_images, read_list
+from taming.data._io import read_list
 from taming.data.base import ImagePaths, dotted_name
+from taming.data.folder_scan import list_images
 
 
 class CustomBase(Dataset):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from taming.data._io import reading
+from taming.data._io import read_image
 from taming.files import atomic_path
 
 MIN_RANGE = np.float32(1e-8)
@@ -43,13 +43,7 @@ def read_depth(path: str | os.PathLike, dataset: str, hint: str = "") -> np.ndar
     Raises FileNotFoundError (which ends with `hint`) for a missing file, OSError for an unreadable one, and ValueError
     for one that holds no depth: another mode than RGBA, or values that are no finite numbers, as from other pictures.
     """
-
-    def load() -> Image.Image:
-        with Image.open(path) as image:
-            image.load()
-            return image
-
-    image = reading(load, path, dataset, hint)
+    image = read_image(path, dataset, hint)
     if image.mode != "RGBA":
         raise ValueError(f"{dataset}: depth map {path} has mode {image.mode}; expected floats coded as RGBA")
     depth = rgba_to_depth(np.asarray(image))

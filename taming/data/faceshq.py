@@ -6,15 +6,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from taming.data._augment import SeededTransform, albumentations
+from taming.data._augment import pipeline, square
 from taming.data._io import read_list
 from taming.data.base import ConcatDatasetWithIndex, ImagePaths, NumpyPaths, dotted_name
+from taming.data.folder_scan import list_files
 from taming.data.sizes import check_room
 
 logger = logging.getLogger(__name__)
@@ -147,11 +148,8 @@ class _FacesHQ(Dataset):
         self.crop_size = crop_size
         self.cropper = None
         if crop_size is not None:
-            crop = albumentations.RandomCrop if self.crops_at_random else albumentations.CenterCrop
-            pipeline = albumentations.Compose(
-                [crop(height=crop_size, width=crop_size)], additional_targets={"coord": "image"}
-            )
-            self.cropper = SeededTransform(pipeline) if self.crops_at_random else pipeline
+            _, crop = square(crop_size, random_crop=self.crops_at_random)
+            self.cropper = pipeline([crop], random_crop=self.crops_at_random, additional_targets={"coord": "image"})
 
     def __len__(self) -> int:
         return len(self.data)
@@ -198,7 +196,7 @@ def _sharded(entry: str) -> str:
 
 def _own_split(files: FaceFiles, split: str, list_file: str, name: str) -> list[str]:
     """The files of a split, where no list names them, as sorted paths relative to the root."""
-    found = _find(files)
+    found = list_files(files.root, files.suffixes) if os.path.isdir(files.root) else []
     if not found:
         raise FileNotFoundError(f"{name}: no {', '.join(files.suffixes)} files in {files.root}; {files.source}")
     chosen = [entry for entry in found if _is_validation(entry, files.modulus) == (split == "validation")]
@@ -213,20 +211,6 @@ def _own_split(files: FaceFiles, split: str, list_file: str, name: str) -> list[
         " CompVis repository"
     )
     return chosen
-
-
-def _find(files: FaceFiles) -> list[str]:
-    """Sorted paths, relative to the root, of all files below it; no folder is read twice, whatever links there are."""
-    found, seen = [], set()
-    for parent, folders, names in os.walk(files.root, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        visible = (Path(parent, name) for name in names if not name.startswith("."))
-        found += [path.relative_to(files.root).as_posix() for path in visible if path.suffix.lower() in files.suffixes]
-    return sorted(found)
 
 
 def _is_validation(entry: str, modulus: int) -> bool:

@@ -6,8 +6,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from taming.data._augment import SeededTransform, albumentations
-from taming.data._io import list_images
 from taming.data.base import ImagePaths, dotted_name
+from taming.data.folder_scan import list_images
 
 HELD_OUT = 0.1
 """Share of the images that are for validation."""

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +29,28 @@ class Listing:
 def list_images(folder: str | os.PathLike, dataset: str, scan_cache: str | os.PathLike | None = None) -> list[str]:
     """Sorted paths (relative, with `/`) of all images below `folder`; hidden files and folders are skipped.
 
-    Linked folders are followed, but no folder is read twice. `scan_cache`, a JSON file that is made if missing, keeps
-    what the folders hold: the next scan reads only those whose time of modification is another. Raises ValueError where
-    there is no image, and where `scan_cache` is a file of another kind.
+    `scan_cache`, a JSON file that is made if missing, keeps what the folders hold: the next scan reads only those whose
+    time of modification is another. Raises ValueError where there is no image, and where `scan_cache` is a file of
+    another kind.
     """
     known = {} if scan_cache is None else _load(Path(scan_cache), dataset)
+    found, read = _scan(folder, IMAGE_SUFFIXES, known)
+    if not found:
+        raise ValueError(f"{dataset}: no images below {folder}; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+    if scan_cache is not None and read != known:
+        _save(Path(scan_cache), read)
+    return found
+
+
+def list_files(folder: str | os.PathLike, suffixes: Collection[str]) -> list[str]:
+    """Sorted paths (relative, with `/`) of all files with one of these suffixes below `folder`, without hidden ones."""
+    return _scan(folder, suffixes, {})[0]
+
+
+def _scan(
+    folder: str | os.PathLike, suffixes: Collection[str], known: Mapping[str, tuple[int, Listing]]
+) -> tuple[list[str], dict[str, tuple[int, Listing]]]:
+    """Sorted paths below `folder`, and what every folder holds. Linked folders are followed, but none is read twice."""
     found: list[str] = []
     read: dict[str, tuple[int, Listing]] = {}
     seen: set[str] = set()
@@ -43,21 +61,17 @@ def list_images(folder: str | os.PathLike, dataset: str, scan_cache: str | os.Pa
         if real in seen:
             continue
         seen.add(real)
-        changed, listing = _listing(parent, known.get(real))
+        changed, listing = _listing(parent, suffixes, known.get(real))
         if listing is None:
             continue
         read[real] = changed, listing
         found += [f"{prefix}{name}" for name in listing.images]
         # The last one is taken first: folders are entered in the order of their names.
         pending += [(os.path.join(parent, name), f"{prefix}{name}/") for name in reversed(listing.folders)]
-    if not found:
-        raise ValueError(f"{dataset}: no images below {folder}; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
-    if scan_cache is not None and read != known:
-        _save(Path(scan_cache), read)
-    return sorted(found)
+    return sorted(found), read
 
 
-def _listing(folder: str, known: tuple[int, Listing] | None) -> tuple[int, Listing | None]:
+def _listing(folder: str, suffixes: Collection[str], known: tuple[int, Listing] | None) -> tuple[int, Listing | None]:
     """When a folder was last changed, 0 if that may not be the last time, and what it holds, None if unreadable."""
     try:
         now, changed = time.time_ns(), os.stat(folder).st_mtime_ns
@@ -70,7 +84,7 @@ def _listing(folder: str, known: tuple[int, Listing] | None) -> tuple[int, Listi
                     continue
                 if entry.is_dir():
                     folders.append(entry.name)
-                elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES:
+                elif Path(entry.name).suffix.lower() in suffixes:
                     images.append(entry.name)
     except OSError as error:
         logger.warning("%s is skipped: %s", folder, error.strerror)

@@ -39,6 +39,7 @@ __all__ = [
     "ImagePaths",
     "RINTrainWithDepth",
     "RINValidationWithDepth",
+    "depth_file",
     "depth_to_rgba",
     "download",
     "get_preprocessor",
@@ -222,7 +223,7 @@ class ImageNetTrainWithDepth(BaseWithDepth):
         return ImageNetTrain(_of_classes(self.sub_indices), name=self.name)
 
     def get_depth_path(self, e: Mapping[str, Any]) -> str:
-        return _imagenet_depth(self.DEFAULT_DEPTH_ROOT, "train", e)
+        return depth_file(self.DEFAULT_DEPTH_ROOT, "train", e["relpath"])
 
 
 class ImageNetValidationWithDepth(BaseWithDepth):
@@ -236,7 +237,7 @@ class ImageNetValidationWithDepth(BaseWithDepth):
         return ImageNetValidation(_of_classes(self.sub_indices), name=self.name)
 
     def get_depth_path(self, e: Mapping[str, Any]) -> str:
-        return _imagenet_depth(self.DEFAULT_DEPTH_ROOT, "val", e)
+        return depth_file(self.DEFAULT_DEPTH_ROOT, "val", e["relpath"])
 
 
 class RINTrainWithDepth(ImageNetTrainWithDepth):
@@ -330,5 +331,6 @@ def _of_classes(sub_indices: str | None) -> dict[str, str] | None:
     return None if sub_indices is None else {"sub_indices": sub_indices}
 
 
-def _imagenet_depth(root: str | os.PathLike, split: str, item: Mapping[str, Any]) -> str:
-    return os.path.join(root, split, f"{os.path.splitext(item['relpath'])[0]}.png")
+def depth_file(root: str | os.PathLike, split: str, relpath: str) -> str:
+    """Where the depth map of an image is, by its path `<synset>/<name>.JPEG`; split is `train` or `val`."""
+    return os.path.join(root, split, f"{os.path.splitext(relpath)[0]}.png")

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from taming.data._augment import albumentations
+from taming.data._augment import albumentations, pipeline
 from taming.data.base import dotted_name
-from taming.data.imagenet_transforms import canny_edges, imscale, pipeline, require_skimage
+from taming.data.imagenet_transforms import canny_edges, imscale, require_skimage
 from taming.data.sizes import check_room
 
 

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from taming.data._augment import SeededTransform, albumentations
-from taming.data.base import _unchanged
+from taming.data._augment import albumentations, pipeline, square
 
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -27,26 +26,14 @@ def get_preprocessor(
     With a positive `size`: scale the shorter side to it, cut a square; a random one may be mirrored. Otherwise with a
     positive `crop_size`: cut a square of that size, never mirrored. Otherwise nothing is done.
     """
-    crop = albumentations.RandomCrop if random_crop else albumentations.CenterCrop
+    steps = []
     if size is not None and size > 0:
-        steps = [albumentations.SmallestMaxSize(max_size=size), crop(height=size, width=size)]
+        steps = [*square(size, random_crop=random_crop)]
         if random_crop:
             steps.append(albumentations.HorizontalFlip(p=0.5))
     elif crop_size is not None and crop_size > 0:
-        steps = [crop(height=crop_size, width=crop_size)]
-    else:
-        steps = []
+        steps = [square(crop_size, random_crop=random_crop)[1]]
     return pipeline(steps, random_crop=random_crop, additional_targets=additional_targets)
-
-
-def pipeline(
-    steps: list[Any], *, random_crop: bool, additional_targets: Mapping[str, str] | None = None
-) -> Callable[..., dict[str, Any]]:
-    """One transform of these steps; seeded by Python's `random` if it crops at random; without steps the identity."""
-    if not steps:
-        return _unchanged
-    composed = albumentations.Compose(steps, additional_targets=dict(additional_targets or {}))
-    return SeededTransform(composed) if random_crop else composed
 
 
 def imscale(x: np.ndarray, factor: int | None, keepshapes: bool = False, keepmode: str = "bicubic") -> np.ndarray:

@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
-from PIL import Image
 
-from taming.data._io import reading
+from taming.data._io import read_image
 
 MAX_LABEL = 255
 
@@ -18,13 +17,7 @@ def read_labels(path: str | os.PathLike, dataset: str, hint: str = "") -> np.nda
     Black and white is 0 and 1; 16-bit files will do if all their values are below 256. Raises FileNotFoundError (which
     ends with `hint`) for a missing file, OSError for an unreadable one, ValueError for any other mode or larger labels.
     """
-
-    def load() -> Image.Image:
-        with Image.open(path) as image:
-            image.load()
-            return image
-
-    image = reading(load, path, dataset, hint)
+    image = read_image(path, dataset, hint)
     is_wide = image.mode == "I" or image.mode.startswith("I;16")
     if image.mode not in ("1", "L", "P") and not is_wide:
         raise ValueError(

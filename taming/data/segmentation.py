@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import DTypeLike
 from torch.utils.data import Dataset
 
-from taming.data._augment import SeededTransform, albumentations
+from taming.data._augment import albumentations, pipeline, square
 from taming.data._io import read_rgb, to_float
 from taming.data.base import dotted_name
 from taming.data.label_maps import one_hot, read_labels, shift
+from taming.data.sizes import check_room, check_same_size
 
 INTERPOLATIONS = {
     "nearest": cv2.INTER_NEAREST,
@@ -57,10 +58,8 @@ class PairedDataset(Dataset):
                 self.size, self._interpolation(segmentation_interpolation), keep_aspect
             )
         if self.crop_size is not None:
-            crop = albumentations.RandomCrop if random_crop else albumentations.CenterCrop
-            self.cropper = crop(height=self.crop_size, width=self.crop_size)
-            pipeline = albumentations.Compose([self.cropper])
-            self.preprocessor = SeededTransform(pipeline) if random_crop else pipeline
+            _, self.cropper = square(self.crop_size, random_crop=random_crop)
+            self.preprocessor = pipeline([self.cropper], random_crop=random_crop)
 
     def _interpolation(self, interpolation: str) -> int:
         if interpolation not in INTERPOLATIONS:
@@ -98,22 +97,16 @@ class PairedDataset(Dataset):
 
         Raises ValueError if they differ in size after rescaling, or are smaller than the window.
         """
-        sizes = [_pixels(array) for array in (image, segmentation)]
+        pair = image, segmentation
         if self.image_rescaler is not None:
             image = self.image_rescaler(image=image)["image"]
             segmentation = self.segmentation_rescaler(image=segmentation)["image"]
-        if image.shape[:2] != segmentation.shape[:2]:
-            raise ValueError(
-                f"{self.name}: image {image_path} has {sizes[0]} pixels and its segmentation {segmentation_path} "
-                f"{sizes[1]}; they must show the same at the same size"
-            )
+        if image.shape[:2] != segmentation.shape[:2]:  # then they differ before, too, which is what the error shows
+            paths = (image_path, segmentation_path)
+            check_same_size(*pair, paths=paths, kind="segmentation", dataset=self.name)
         if self.crop_size is None:
             return image, segmentation
-        if min(image.shape[:2]) < self.crop_size:
-            raise ValueError(
-                f"{self.name}: {image_path} has {_pixels(image)} pixels{' after rescaling' if self.size else ''}, too "
-                f"few for a crop of {self.crop_size} x {self.crop_size}; lower crop_size or raise size"
-            )
+        check_room(image, self.crop_size, path=image_path, dataset=self.name)
         cropped = self.preprocessor(image=image, mask=segmentation)
         return cropped["image"], cropped["mask"]
 
@@ -131,8 +124,3 @@ def _rescaler(size: int, interpolation: int, keep_aspect: bool) -> albumentation
     if keep_aspect:
         return albumentations.SmallestMaxSize(max_size=size, interpolation=interpolation)
     return albumentations.Resize(height=size, width=size, interpolation=interpolation)
-
-
-def _pixels(array: np.ndarray) -> str:
-    height, width = array.shape[:2]
-    return f"{width} x {height}"

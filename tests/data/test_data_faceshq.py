@@ -4,6 +4,7 @@ import os
 import pickle
 import random
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def place(n_celebahq=40, n_ffhq=40, ffhq_name="{:05}.png"):
     for number in range(n_celebahq):
         np.save(f"data/celebahq/imgHQ{number:05}.npy", pixels(number).transpose(2, 0, 1)[None])
     for number in range(n_ffhq):
-        write(faceshq.Path("data/ffhq", ffhq_name.format(number)), pixels(1000 + number))
+        write(Path("data/ffhq", ffhq_name.format(number)), pixels(1000 + number))
 
 
 def entries(data, root):

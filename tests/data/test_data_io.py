@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from taming.data._io import list_images, read_list, read_npy, read_rgb
+from taming.data._io import read_list, read_npy, read_rgb
+from taming.data.folder_scan import list_images
 
 DATASET = "some.module.Dataset"
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from taming.data.annotated_objects_dataset import AnnotatedObjectsDataset
 from taming.data.example_data.layout import Recipe, generator
 from taming.data.rendering import animals
 from taming.data.rendering.caster import alone
@@ -129,3 +130,16 @@ def _good(scene: Scene, count: Callable[[Scene, View], int]) -> bool:
     wanted = {n for n in scene.objects if (i := scene.instances[n]).group or i.depicted or i.inside}
     clear = all((maps.owners == number).sum() >= 3 * FEWEST_PIXELS for number in wanted)
     return clear and FEWEST_BOXES <= count(scene, maps) <= MOST_BOXES
+
+
+def check_dataset(data: AnnotatedObjectsDataset, length: int, *, n_classes: int) -> Iterator[str]:
+    """What is wrong with a data set of scenes as its config reads it, one line each."""
+    where = f"{data.data_path}, {data.split}"
+    if len(data) != length:
+        yield f"{where}: {len(data)} images pass the filters of the config, not {length}"
+    if data.no_classes != n_classes:
+        yield f"{where}: {data.no_classes} classes, not {n_classes}"
+    for index in range(len(data)):
+        n_boxes = len(data[index]["annotations"])
+        if not 3 <= n_boxes <= 12:
+            yield f"{where}: {n_boxes} boxes in image {index}, not 3 to 12"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from taming.data.annotated_objects_coco import AnnotatedObjectsCoco
-from taming.data.example_data.annotated import FEWEST_PIXELS, SPLITS, find_objects, scenes
+from taming.data.example_data.annotated import FEWEST_PIXELS, SPLITS, check_dataset, find_objects, scenes
 from taming.data.example_data.layout import ExampleSet, check_files, read_table, save_jpeg, save_json
 from taming.data.rendering.classes import CLASSES, class_of
 from taming.data.rendering.scene import Scene
@@ -137,7 +137,7 @@ def check(folder: Path, seed: int) -> Iterable[str]:
     if not missing:
         yield from _check_boxes(folder, expected)
         for split, length in SPLITS.items():
-            yield from _check_dataset(dataset(folder, split), length)
+            yield from check_dataset(dataset(folder, split), length, n_classes=171)
 
 
 def _check_boxes(folder: Path, expected: dict[int, tuple[tuple[int, int], list[Box]]]) -> Iterable[str]:
@@ -167,18 +167,6 @@ def _same(annotations: list[dict], found: list[Box]) -> bool:
         and max(abs(a - b) for a, b in zip(stored["bbox"], box.box, strict=True)) <= 1
         for stored, box in pairs
     )
-
-
-def _check_dataset(data: AnnotatedObjectsCoco, length: int) -> Iterable[str]:
-    where = f"{data.data_path}, {data.split}"
-    if len(data) != length:
-        yield f"{where}: {len(data)} images pass the filters of the config, not {length}"
-    if data.no_classes != 171:
-        yield f"{where}: {data.no_classes} classes, not 171"
-    for index in range(len(data)):
-        n_boxes = len(data[index]["annotations"])
-        if not 3 <= n_boxes <= 12:
-            yield f"{where}: {n_boxes} boxes in image {index}, not 3 to 12"
 
 
 COCO_SCENES = ExampleSet((NAME,), write, check)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from taming.data.annotated_objects_open_images import AnnotatedObjectsOpenImages
-from taming.data.example_data.annotated import SIZES, SPLITS, Found, find_objects, scenes
+from taming.data.example_data.annotated import SIZES, SPLITS, Found, check_dataset, find_objects, scenes
 from taming.data.example_data.layout import ExampleSet, check_files, generator, read_table, save_csv, save_jpeg
 from taming.data.rendering.classes import open_images_id
 from taming.data.rendering.scene import Scene
@@ -101,7 +101,7 @@ def check(folder: Path, seed: int) -> Iterable[str]:
         return
     for split, rows in expected.items():
         yield from _check_rows(folder / NAME / ANNOTATIONS[split], rows, CLICKS if split == "train" else [])
-        yield from _check_dataset(dataset(folder, split), SPLITS[split])
+        yield from check_dataset(dataset(folder, split), SPLITS[split], n_classes=340)
     for number, flag in enumerate(FLAGS, start=8):
         if not any(row[number] == "1" for rows in expected.values() for row in rows):
             yield f"{folder / NAME}: no box has {flag}"
@@ -124,18 +124,6 @@ def _same(row: Row, expected: Row) -> bool:
     """Whether all but the edges is equal, and those to a pixel: another machine may round otherwise."""
     edges = [abs(float(a) - float(b)) for a, b in zip(row[4:8], expected[4:8], strict=True)]
     return row[:4] + row[8:] == expected[:4] + expected[8:] and max(edges) <= 1 / min(SIZES[0])
-
-
-def _check_dataset(data: AnnotatedObjectsOpenImages, length: int) -> Iterable[str]:
-    where = f"{data.data_path}, {data.split}"
-    if len(data) != length:
-        yield f"{where}: {len(data)} images pass the filters of the config, not {length}"
-    if data.no_classes != 340:
-        yield f"{where}: {data.no_classes} classes, not 340"
-    for index in range(len(data)):
-        n_boxes = len(data[index]["annotations"])
-        if not 3 <= n_boxes <= 12:
-            yield f"{where}: {n_boxes} boxes in image {index}, not 3 to 12"
 
 
 OPEN_IMAGES = ExampleSet((NAME,), write, check)
