@@ -22,17 +22,17 @@ FLOATS = (np.arange(256, dtype=np.float64) / 127.5 - 1.0).astype(np.float32)
 """What 0 to 255 become."""
 
 
-def read_list(path: str | os.PathLike, dataset: str) -> list[str]:
+def read_list(
+    path: str | os.PathLike, dataset: str, hint: str = "give a text file with one path per line"
+) -> list[str]:
     """Entries of a list file, one per line, UTF-8; blank lines and white space around entries do not count.
 
-    Raises FileNotFoundError for a missing file, ValueError for one that is empty or not UTF-8.
+    Raises FileNotFoundError (which ends with `hint`) for a missing file, ValueError for one that is empty or not UTF-8.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{dataset}: file not found: {path}; give a text file with one image path per line, or a folder of images"
-        ) from None
+        raise FileNotFoundError(f"{dataset}: file not found: {path}; {hint}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{dataset}: list file {path} is not UTF-8 text: {error.reason}") from None
     entries = [line.strip() for line in lines if line.strip()]

@@ -75,7 +75,8 @@ def _custom_images(
         paths: Sequence[str] = [os.path.join(source, entry) for entry in list_images(source, name, scan_cache)]
         return ImagePaths(paths, size=size, name=name, exif=True, **options)
     folder = Path(source).parent
-    paths = [_locate(entry, folder) for entry in read_list(source, name)]
+    missing = "give a text file with one image path per line, or a folder of images"
+    paths = [_locate(entry, folder) for entry in read_list(source, name, missing)]
     return ImagePaths(paths, size=size, name=name, exif=True, hint=f"it is listed in {source}", **options)
 
 
