@@ -193,7 +193,7 @@ def test_list_entries_survive_any_newline_bom_and_blank_lines(tmp_path_factory, 
 
 
 def test_list_missing_or_not_text(tmp_path):
-    with pytest.raises(FileNotFoundError, match="one image path per line") as error:
+    with pytest.raises(FileNotFoundError, match="give a text file with one path per line") as error:
         read_list(tmp_path / "x.txt", DATASET)
     one_line(error, tmp_path / "x.txt")
     (tmp_path / "x.txt").write_bytes(b"\xff\xd8\xff")
