@@ -1,16 +1,23 @@
-"""Quantizers compared on photographs: the same autoencoder, data, steps and seed; only the quantizer differs.
+"""Quantizers compared on photographs: the same autoencoder, data, steps and seeds; only the quantizer differs.
 
-python benchmarks/quantizers.py                            # all of configs/quantizers, about half an hour on two cores
-python benchmarks/quantizers.py --only published fsq --steps 500
+python benchmarks/quantizers.py                            # all of configs/quantizers, two seeds, half an hour on two cores
+python benchmarks/quantizers.py --only published fsq --steps 500 --seeds 23
+
+Every training runs on one thread, as many at a time as there are cores, so that figures do not depend on the machine's
+number of cores.
 """
 
 import argparse
 import json
 import logging
 import math
+import multiprocessing
+import os
+import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +36,7 @@ OVERLAYS = {path.stem: path for path in sorted((ROOT / "configs" / "quantizers")
 PUBLISHED = "published"
 CODES = 1024
 HEADINGS = ("quantizer", "codes", "bits per position", "codes in use", "perplexity", "PSNR (dB)", "SSIM", "GMSD")
+FORMATS = {"usage": "{:.0%}", "perplexity": "{:.0f}", "psnr_db": "{:.2f}", "ssim": "{:.3f}", "gmsd": "{:.4f}"}
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -36,13 +44,19 @@ def get_parser() -> argparse.ArgumentParser:
     names = (PUBLISHED, *OVERLAYS)
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--steps", type=int, default=600, help="training steps (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=23, help="seed of all random numbers (default: %(default)s)")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[23, 24], help="one training each (default: 23 24)"
+    )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="trainings at a time (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "quantizers.json")
     return parser
 
 
 def measure(name: str, steps: int, seed: int, logdir: str) -> dict:
-    """Train one quantizer and look at the held-out photographs."""
+    """Train one quantizer on one thread and look at the held-out photographs."""
+    torch.set_num_threads(1)
+    set_up_console()
+    logging.getLogger("taming").setLevel(logging.WARNING)
     overlays = [] if name == PUBLISHED else [str(OVERLAYS[name])]
     arguments = ["--base", str(BASE), *overlays, "--train", "True", "--seed", str(seed), "--logdir", logdir]
     overrides = [
@@ -53,7 +67,7 @@ def measure(name: str, steps: int, seed: int, logdir: str) -> dict:
     ]
     if name == PUBLISHED:
         overrides.append(f"model.params.n_embed={CODES}")
-    result = train([*arguments, "--name", name, *overrides])
+    result = train([*arguments, "--name", f"{name}_{seed}", *overrides])
     model = result.model.eval()
     real = evaluation.encode(model, result.datamodule.val_dataloader())
     quantizer = model.quantize
@@ -69,28 +83,43 @@ def measure(name: str, steps: int, seed: int, logdir: str) -> dict:
     }
 
 
-def table(rows: dict[str, dict]) -> str:
-    """The figures as Markdown, best PSNR first."""
-    formats = ("{:d}", "{:g}", "{:.1%}", "{:.0f}", "{:.2f}", "{:.3f}", "{:.4f}")
+def table(rows: dict[str, list[dict]]) -> str:
+    """The figures as Markdown, best PSNR first: the mean over the seeds, with lowest and highest where they differ."""
     lines = ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
-    for name, row in sorted(rows.items(), key=lambda item: -item[1]["psnr_db"]):
-        cells = [text.format(value) for text, value in zip(formats, row.values(), strict=True)]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    for name, runs in sorted(rows.items(), key=lambda item: -_mean(item[1], "psnr_db")):
+        cells = [name, str(runs[0]["codes"]), f"{runs[0]['bits_per_position']:g}"]
+        lines.append("| " + " | ".join(cells + [_cell(runs, key, text) for key, text in FORMATS.items()]) + " |")
     return "\n".join(lines)
+
+
+def _mean(runs: list[dict], key: str) -> float:
+    return statistics.mean(run[key] for run in runs)
+
+
+def _cell(runs: list[dict], key: str, text: str) -> str:
+    values = [run[key] for run in runs]
+    lowest, mean, highest = (text.format(value) for value in (min(values), _mean(runs, key), max(values)))
+    return mean if lowest == highest else f"{mean} ({lowest}-{highest})"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = get_parser().parse_args(argv)
-    set_up_console()
-    logging.getLogger("taming").setLevel(logging.WARNING)
-    rows = {}
-    with tempfile.TemporaryDirectory() as logdir:
-        for name in options.only:
-            rows[name] = measure(name, options.steps, options.seed, logdir)
-            print(f"{name}: {rows[name]}", flush=True)
-    print(f"\n{options.steps} steps, seed {options.seed}, torch {torch.__version__}\n\n{table(rows)}")
+    rows = {name: {} for name in options.only}
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as logdir, ProcessPoolExecutor(options.jobs, mp_context=context) as pool:
+        trainings = {
+            pool.submit(measure, name, options.steps, seed, logdir): (name, seed)
+            for seed in options.seeds
+            for name in options.only
+        }
+        for training in as_completed(trainings):
+            name, seed = trainings[training]
+            rows[name][seed] = training.result()
+            print(f"{name}, seed {seed}: {rows[name][seed]}", flush=True)
+    quantizers = {name: [runs[seed] for seed in options.seeds] for name, runs in rows.items()}
+    print(f"\n{options.steps} steps, seeds {options.seeds}, torch {torch.__version__}\n\n{table(quantizers)}")
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    content = {"steps": options.steps, "seed": options.seed, "torch": torch.__version__, "quantizers": rows}
+    content = {"steps": options.steps, "seeds": options.seeds, "torch": torch.__version__, "quantizers": quantizers}
     with atomic_path(options.out) as path:
         path.write_text(json.dumps(content, indent=2) + "\n")
 

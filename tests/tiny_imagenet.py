@@ -2,11 +2,15 @@
 
 import io
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from paired_figures import write
 from PIL import Image
 
+from taming.data.depth_maps import save_depth
+from taming.data.imagenet import RIN, ImageNetTrain, ImageNetValidation, str_to_indices
 from taming.data.imagenet_preparation import cache_root
 
 CONTENT = {
@@ -72,6 +76,22 @@ def place_folders(cls, content=None, *, height=20, width=30):
         for name in names:
             (root / "data" / synset / name).write_bytes(image_bytes(name, height, width))
     return root
+
+
+def place_with_depth():
+    """Both splits of 30 x 20 pixels with depth below the current folder; the images' red is their normalised depth."""
+    for cls, split in ((ImageNetTrain, "train"), (ImageNetValidation, "val")):
+        root = place_folders(cls)
+        (root / "index_synset.yaml").write_text(
+            "31: n01\n200: n03\n"
+            + "".join(f"{index}: n{index + 1000}\n" for index in str_to_indices(RIN) if index not in (31, 200))
+        )
+        red = np.linspace(0, 255, 600).astype(np.uint8).reshape(20, 30)
+        for synset, names in CONTENT.items():
+            for name in names:
+                write(root / "data" / synset / name, np.stack([red, red, red], axis=2))
+                depth = Path(f"data/imagenet_depth/{split}/{synset}/{name.removesuffix('.JPEG')}.png")
+                save_depth(depth, red.astype(np.float32) * 7 + 100)
 
 
 def be_offline(tmp_path, monkeypatch):

@@ -7,44 +7,25 @@ import shutil
 
 import numpy as np
 import pytest
-from paired_figures import as_image, check_examples, check_image, stripes, write
+import tiny_captions
+from paired_figures import check_examples, check_image, stripes
 from parity import agree, cases, names
 from shared_data import shared_data
+from tiny_captions import LABELS, captions, write_captions
 
 from taming.data.coco import CocoBase, CocoImagesAndCaptionsTrain, CocoImagesAndCaptionsValidation
 from taming.data.segmentation import segmentation_name
 
 CASES = cases("data_images")
-IDS = [4, 8, 15]
-CAPTIONS = [(8, "one"), (4, "a cat"), (8, "two"), (8, "three")]
-LABELS = [0, 41, 255]
 STUFF = {"onehot_segmentation": True, "use_stuffthing": True}
 
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """Three images of 60 x 40 pixels in COCO's layout, as the current folder; image 15 has no caption."""
+    """The current folder, with COCO in it."""
     monkeypatch.chdir(tmp_path)
-    for part in ("train2017", "val2017"):
-        for id_ in IDS:
-            write(tmp_path / f"data/coco/{part}/{id_:012}.jpg", as_image(stripes(40, 60, LABELS)))
-            write(tmp_path / f"data/cocostuffthings/{part}/{id_:012}.png", stripes(40, 60, LABELS))
-            colours = np.stack([stripes(40, 60, LABELS)] * 3, axis=2)
-            write(tmp_path / f"data/coco/annotations/stuff_{part}_pixelmaps/{id_:012}.png", colours)
-        write_captions(f"captions_{part}.json", captions())
+    tiny_captions.place()
     return tmp_path
-
-
-def captions():
-    return {
-        "images": [{"id": id_, "file_name": f"{id_:012}.jpg"} for id_ in IDS],
-        "annotations": [{"image_id": id_, "caption": caption} for id_, caption in CAPTIONS],
-    }
-
-
-def write_captions(name, content):
-    with open(f"data/coco/annotations/{name}", "w") as file:
-        json.dump(content, file)
 
 
 def test_items(root):

@@ -14,21 +14,17 @@ from paired_figures import check_image, write
 from parity import agree, cases, make
 from PIL import Image
 from shared_data import shared_data
-from tiny_imagenet import CONTENT, be_offline, place_folders
+from tiny_imagenet import be_offline, place_with_depth
 
 from taming.data._io import read_rgb, to_float
 from taming.data.depth_maps import depth_to_rgba, normalize_depth, read_depth, rgba_to_depth, save_depth
 from taming.data.imagenet import (
-    RIN,
     DRINExamples,
-    ImageNetTrain,
     ImageNetTrainWithDepth,
-    ImageNetValidation,
     ImageNetValidationWithDepth,
     RINTrainWithDepth,
     RINValidationWithDepth,
     get_preprocessor,
-    str_to_indices,
 )
 
 CASES = cases("data_images")
@@ -149,20 +145,9 @@ def test_published_pipelines():
 
 @pytest.fixture
 def imagenet(tmp_path, monkeypatch):
-    """Both splits of 30 x 20 pixels with depth, whose red is their normalised depth."""
+    """The current folder with both splits, their depth and no network."""
     be_offline(tmp_path, monkeypatch)
-    for cls, split in ((ImageNetTrain, "train"), (ImageNetValidation, "val")):
-        root = place_folders(cls)
-        (root / "index_synset.yaml").write_text(
-            "31: n01\n200: n03\n"
-            + "".join(f"{index}: n{index + 1000}\n" for index in str_to_indices(RIN) if index not in (31, 200))
-        )
-        red = np.linspace(0, 255, 600).astype(np.uint8).reshape(20, 30)
-        for synset, names in CONTENT.items():
-            for name in names:
-                write(root / "data" / synset / name, np.stack([red, red, red], axis=2))
-                depth = tmp_path / f"data/imagenet_depth/{split}/{synset}/{name.removesuffix('.JPEG')}.png"
-                save_depth(depth, red.astype(np.float32) * 7 + 100)
+    place_with_depth()
     return tmp_path
 
 

@@ -12,6 +12,7 @@ from paired_figures import check_image, write
 from parity import agree, cases
 from reference import fill
 from shared_data import shared_data
+from tiny_faces import SIZE, pixels, place
 
 from taming.data import faceshq
 from taming.data.faceshq import (
@@ -26,7 +27,6 @@ from taming.data.faceshq import (
 )
 
 KINDS = {"celebahq": (CelebAHQTrain, CelebAHQValidation), "ffhq": (FFHQTrain, FFHQValidation)}
-SIZE = 24
 
 
 @pytest.fixture(autouse=True)
@@ -35,19 +35,6 @@ def folder(tmp_path, monkeypatch):
     faceshq._warn_once.cache_clear()
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def pixels(number):
-    return np.random.default_rng(number).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
-
-
-def place(n_celebahq=40, n_ffhq=40, ffhq_name="{:05}.png"):
-    """Files of both sets, whose names are counted."""
-    os.makedirs("data/celebahq", exist_ok=True)
-    for number in range(n_celebahq):
-        np.save(f"data/celebahq/imgHQ{number:05}.npy", pixels(number).transpose(2, 0, 1)[None])
-    for number in range(n_ffhq):
-        write(Path("data/ffhq", ffhq_name.format(number)), pixels(1000 + number))
 
 
 def entries(data, root):

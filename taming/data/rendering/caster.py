@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -32,6 +32,11 @@ class Hits:
     def owners(self) -> np.ndarray:
         """Instance of every ray (h, w)."""
         return np.array([surface.owner for surface in self.surfaces], dtype=np.int16)[self.surface]
+
+    def rows(self, band: slice) -> "Hits":
+        """What some rows of rays meet."""
+        arrays = {name: getattr(self, name)[band] for name in ("y", "z", "surface", "normal")}
+        return replace(self, **arrays)
 
     def put(self, surface: Surface, z: np.ndarray | float, where: np.ndarray, normal: Sequence) -> None:
         """A background surface at depth z, in the rays `where` it is the nearest."""

@@ -13,6 +13,8 @@ from taming.data.rendering.noise import fractal, noise
 from taming.data.rendering.scene import SKY_DEPTH, Scene, Shadow
 
 SNOW = np.array([0.95, 0.97, 1.0], np.float32)
+BAND = 2**17
+"""Rays that are shaded at a time: what is in work then stays in the cache."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,20 @@ class Points:
 
 def shade(scene: Scene, hits: Hits) -> np.ndarray:
     """The image of a scene, uint8 (H, W, 3): the mean of each pixel's rays."""
+    light = _shadows(scene, hits)
+    rows_at_a_time = max(BAND // (hits.samples**2 * scene.camera.width), 1)
+    step = rows_at_a_time * hits.samples
+    bands = (slice(top, top + step) for top in range(0, len(hits.y), step))
+    return np.concatenate([_shade_band(scene, hits.rows(band), light[band]) for band in bands])
+
+
+def _shade_band(scene: Scene, hits: Hits, shadow: np.ndarray) -> np.ndarray:
+    """Some rows of the image, given how much light the ground gets (h, w)."""
     points = Points(hits.x * hits.z, scene.camera.elevation + hits.y[:, None] * hits.z, hits.z)
     colours = np.array([surface.colour for surface in hits.surfaces], np.float32)[hits.surface]
     flat = np.array([surface.flat for surface in hits.surfaces], np.float32)[hits.surface]
     colours = _finished(colours, scene, hits, points)
-    lit = _light(scene, hits, points)
+    lit = _light(scene, hits, points, shadow)
     colours = colours * (flat[..., None] + (1 - flat[..., None]) * lit)
     if scene.room is None:
         colours = _through_air(colours, flat, scene, hits, points)
@@ -38,12 +49,11 @@ def shade(scene: Scene, hits: Hits) -> np.ndarray:
     return np.round(colours * 255).astype(np.uint8)
 
 
-def _light(scene: Scene, hits: Hits, points: Points) -> np.ndarray:
+def _light(scene: Scene, hits: Hits, points: Points, shadow: np.ndarray) -> np.ndarray:
     """Ambient and diffuse light (h, w, 3), less in shadows and in a room's corners."""
     sun = np.asarray(scene.sun, np.float32) / np.linalg.norm(scene.sun)
     length = np.sqrt(np.einsum("hwc,hwc->hw", hits.normal, hits.normal)).clip(1e-6)
     diffuse = (hits.normal @ sun / length).clip(0, 1) * (1 - scene.ambient)
-    shadow = _shadows(scene, hits)
     if scene.room is not None:
         shadow = shadow * _corners(scene, hits, points)
     sunlight = np.asarray(scene.sky.sunlight, np.float32)
