@@ -1,6 +1,6 @@
 """Speed of a training step of the second stage against the published implementation, measured in one run.
 
-    python benchmarks/second_stage.py                  # CPU, one thread; about twenty minutes, 20 GB of memory
+    python benchmarks/second_stage.py                  # CPU, one thread; about half an hour, 20 GB of memory
     python benchmarks/second_stage.py --device cuda
     python benchmarks/second_stage.py --quick          # small sizes, few rounds, no file
 

@@ -1,6 +1,7 @@
 """Do samples of conditional models follow their condition? On the scene world, where pixels tell.
 
-    python scripts/evaluate_conditions.py logs/<run of segmentation> logs/<run of boxes> --unconditional logs/<run>
+    python scripts/evaluate_conditions.py logs/<run of segmentation> logs/<run of boxes> --unconditional logs/<run> \
+      --picture conditions.png
 
 Real images and reconstructions show what can be reached, samples of an unconditional model what comes by chance.
 """
@@ -16,10 +17,14 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from taming.cli import add_device_options, run_command  # noqa: E402
-from taming.evaluation_conditions import MEASURES, evaluate_condition, scenes_of  # noqa: E402
+from taming.evaluation_conditions import MEASURES, evaluate_condition, examples, scenes_of  # noqa: E402
 from taming.files import atomic_path  # noqa: E402
+from taming.images import labelled_grid, save_png  # noqa: E402
 from taming.runs import LoadedModel, build_model, load_run_config, resolve_run  # noqa: E402
 from taming.shards import own_device  # noqa: E402
+
+SHOWN = 8
+"""Conditions in a row of the picture."""
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -32,6 +37,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("-k", "--top_k", type=int, default=0, help="draw from the most likely tokens only; 0 is all, the default")
     add("-t", "--temperature", type=float, default=1.0, help="(default: %(default)s)")
     add("--seed", type=int, default=0, help="of all random numbers (default: %(default)s)")
+    add("--picture", type=Path, metavar="FILE", help="show eight conditions of each run and a sample given each, as PNG")
     add("--json", type=Path, metavar="FILE", help="write the figures to this file as well")
     add_device_options(parser, precision=False)
     return parser
@@ -45,22 +51,25 @@ def _load(run: str, options: argparse.Namespace) -> LoadedModel:
 def main(argv: Sequence[str] | None = None) -> None:
     options = get_parser().parse_args(argv)
     unconditional = _load(options.unconditional, options).model if options.unconditional else None
-    figures = {}
+    filters = {"seed": options.seed, "top_k": options.top_k, "temperature": options.temperature}
+    figures, pictures = {}, {}
     for run in options.runs:
         loaded = _load(run, options)
         figures[run] = evaluate_condition(
             loaded.model,
             scenes_of(loaded.config),
             count=options.num_samples,
-            seed=options.seed,
             batch_size=options.batch_size,
             unconditional=unconditional,
-            top_k=options.top_k,
-            temperature=options.temperature,
+            **filters,
         )
         print(f"{run}: {MEASURES[loaded.model.cond_stage_key].name}")
         for name, score in figures[run].items():
             print(f"  {name:22} {score:.3f}", flush=True)
+        if options.picture:
+            pictures |= examples(loaded.model, scenes_of(loaded.config), count=SHOWN, **filters)
+    if options.picture:
+        save_png(options.picture, labelled_grid(pictures))
     if options.json:
         with atomic_path(options.json) as path:
             path.write_text(json.dumps(figures, indent=2) + "\n")

@@ -6,6 +6,7 @@ reconstructions and samples. n images (n, 3, h, w) in [-1, 1]; scores are 1 at b
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from taming.config import config_error, instantiate_from_config
 from taming.data.helper_types import Annotation
-from taming.data.rendering.simple import GROUNDS
+from taming.data.rendering.simple import COLOURS, GROUNDS
 from taming.data.scenes import KEYS, Scenes
 from taming.data.utils import custom_collate
 from taming.models.cond_transformer import Net2NetTransformer
@@ -229,6 +230,47 @@ def evaluate_condition(
         results["unconditional samples"] = list(_without_condition(unconditional, count, batch_size, seed, **filters))
     score = MEASURES[model.cond_stage_key].score
     return {name: score(torch.cat(images), wanted, scenes) for name, images in results.items()}
+
+
+SHOWN_SIDE = 128
+"""Pixels of a drawn layout."""
+
+
+def examples(model: Net2NetTransformer, scenes: Scenes, *, count: int, seed: int, **filters) -> dict[str, Tensor]:
+    """Rows of pictures (count, 3, H, W) by their names: the conditions of the first scenes, and a sample given each.
+
+    The samples are those that `evaluate_condition` scores. Raises ValueError for a condition that is no picture.
+    """
+    key = model.cond_stage_key
+    if key not in PICTURES:
+        raise ValueError(f"cond_stage_key {key!r} cannot be shown; {', '.join(PICTURES)} can")
+    batch = custom_collate([scenes[index] for index in range(count)])
+    _, condition = model.encode_to_c(model.get_xc(batch)[1].to(model.device))
+    name, draw = PICTURES[key]
+    return {name: draw(batch, scenes), f"given {name}": sample(model, condition, range(count), seed=seed, **filters)}
+
+
+def _coloured_labels(batch: Mapping[str, Any], scenes: Scenes) -> Tensor:
+    colours = 2 * torch.tensor(list(COLOURS.values())) - 1  # (labels, 3)
+    return colours[batch["segmentation"].argmax(dim=3)].movedim(3, 1)
+
+
+def _grey_depth(batch: Mapping[str, Any], scenes: Scenes) -> Tensor:
+    return batch["depth"][:, None].expand(-1, 3, -1, -1)  # (n, h, w) -> (n, 3, h, w)
+
+
+def _drawn_layouts(key: str, batch: Mapping[str, Any], scenes: Scenes) -> Tensor:
+    plot, size = scenes.conditional_builders[key].plot, (SHOWN_SIDE, SHOWN_SIDE)
+    return torch.stack([plot(tokens, scenes.get_textual_label_for_category_no, size) for tokens in batch[key]])
+
+
+PICTURES = {
+    "segmentation": ("label map", _coloured_labels),
+    "depth": ("depth", _grey_depth),
+    "objects_bbox": ("boxes", partial(_drawn_layouts, "objects_bbox")),
+    "objects_center_points": ("centres", partial(_drawn_layouts, "objects_center_points")),
+}
+"""By the key of the conditioning: what it is called, and how it is drawn, (n, 3, H, W) in [-1, 1]."""
 
 
 @torch.no_grad()
