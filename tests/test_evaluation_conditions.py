@@ -16,10 +16,12 @@ from taming.data.scenes import ScenesValidation
 from taming.data.utils import custom_collate
 from taming.evaluation_conditions import (
     MEASURES,
+    SHOWN_SIDE,
     boxes_held,
     centres_held,
     depth_correlation,
     evaluate_condition,
+    examples,
     kind_of,
     label_maps,
     mean_iou,
@@ -164,6 +166,17 @@ def test_an_untrained_model_is_scored_beside_real_images(key):
     assert scores["real images"] > 0.8 > scores["samples"]
     again = evaluate_condition(model, scenes_of(config), count=8, seed=0, batch_size=8, top_k=10)
     assert again["samples"] == pytest.approx(scores["samples"], abs=1e-3)  # whatever the batch size
+
+
+def test_pictures_of_conditions_and_of_samples_given_them():
+    model, config = tiny_model("objects_bbox")
+    rows = examples(model, scenes_of(config), count=2, seed=0)
+    assert list(rows) == ["boxes", "given boxes"]
+    drawn, sampled = rows.values()
+    assert drawn.shape == (2, 3, SHOWN_SIDE, SHOWN_SIDE) and (drawn[0] != drawn[1]).any()
+    assert sampled.shape == (2, 3, 32, 32) and sampled.abs().max() <= 1
+    with pytest.raises(ValueError, match="'class_label' cannot be shown; segmentation, depth"):
+        examples(tiny_model("class_label")[0], scenes_of(config), count=2, seed=0)
 
 
 def test_what_cannot_be_measured_is_said():
