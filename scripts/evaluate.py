@@ -4,8 +4,8 @@
     python scripts/evaluate.py fid --input1 <samples> --input2 reference --recursive --isc --json fid.json
     python scripts/evaluate.py reconstructions <folder of make_reconstructions.py> --json reconstructions.json
 
-fid compares samples (input1) with a reference (input2) by torch-fidelity; what it computes of the reference is kept, and
-with --name it may be asked for by that name later. JSON files hold the figures with everything that produced them.
+fid compares samples (input1) with a reference (input2) by torch-fidelity. What it computes of the reference is kept,
+and with --name it may be asked for by that name later. JSON files hold the figures with everything that produced them.
 """
 
 import argparse

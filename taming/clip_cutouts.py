@@ -29,7 +29,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class Cutouts:
-    """Makes `count` crops of `size` pixels. A larger `power` makes them smaller on average. `augmentations` are names of
+    """Makes `count` crops of `size` pixels. A larger `power` makes them smaller on average. `augmentations` are of
     AUGMENTATIONS.
     """
 
@@ -40,19 +40,19 @@ class Cutouts:
 
     def __call__(self, image: Tensor, generator: torch.Generator) -> Tensor:
         """An image (1, 3, H, W) -> crops (n, 3, s, s); the generator is on its device."""
-        crops = torch.cat([self._crop(image, generator) for _ in range(self.count)])
+        places = torch.rand(self.count, 3, generator=generator, device=generator.device).tolist()
+        crops = torch.cat([self._crop(image, *place) for place in places])
         crops = _warp(crops, [name for name in self.augmentations if name in WARPS], generator)
         for name, augment in COLOURS.items():
             if name in self.augmentations:
                 crops = augment(crops, generator)
         return crops
 
-    def _crop(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        """A square of random side and place; the side is between what CLIP reads and the image's shorter side."""
+    def _crop(self, image: Tensor, u: float, x: float, y: float) -> Tensor:
+        """A square between what CLIP reads and the image's shorter side; u in [0, 1) sets its side, x and y its place."""
         height, width = image.shape[2:]
         largest = min(height, width)
         smallest = min(largest, self.size)
-        u, x, y = torch.rand(3, generator=generator, device=generator.device).tolist()
         side = int(u**self.power * (largest - smallest) + smallest)
         top, left = int(y * (height - side + 1)), int(x * (width - side + 1))
         crop = image[:, :, top : top + side, left : left + side]

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -173,14 +174,10 @@ def optimize(
             return picture()
 
 
-def _prompt_losses(
-    perceptor: Perceptor, crops: Tensor, targets: Sequence[Target], precision: str
-) -> dict[str, Tensor]:
+def _prompt_losses(perceptor: Perceptor, crops: Tensor, targets: Sequence[Target], precision: str) -> dict[str, Tensor]:
     with autocast(crops.device, precision):
         embeddings = perceptor.embed_images(crops)
-    return {
-        target.label: prompt_loss(embeddings, target.embeddings, target.weight, target.stop) for target in targets
-    }
+    return {target.label: prompt_loss(embeddings, target.embeddings, target.weight, target.stop) for target in targets}
 
 
 def _descend(optimizer: torch.optim.Optimizer, z: Tensor, losses: dict[str, Tensor], iteration: int) -> None:
@@ -242,12 +239,11 @@ def _gradient(height: int, width: int, generator: torch.Generator) -> Tensor:
 
 def _targets(perceptor: Perceptor, options: GuidedOptions, generator: torch.Generator) -> list[list[Target]]:
     """What each phase of the story is to match; a kind of prompts that has fewer phases stays at its last."""
+    texts, images = parse_prompts(options.prompts), parse_prompts(options.image_prompts)
+    embed_image = partial(_embed_image, perceptor=perceptor, options=options, generator=generator)
     stories = [
-        [[(prompt, perceptor.embed_texts([prompt.content])) for prompt in phase] for phase in parse_prompts(options.prompts)],
-        [
-            [(prompt, _embed_image(prompt.content, perceptor, options, generator)) for prompt in phase]
-            for phase in parse_prompts(options.image_prompts)
-        ],
+        [[(prompt, perceptor.embed_texts([prompt.content])) for prompt in phase] for phase in texts],
+        [[(prompt, embed_image(prompt.content)) for prompt in phase] for phase in images],
         [_noise_prompts(perceptor, options)],
     ]
     phases = []

@@ -19,8 +19,8 @@ MAX_FPS = 60.0
 
 @dataclass
 class Pictures:
-    """The file `path` (PNG) of the latest picture, written every `save_every` steps, with `metadata` in it; with `video`
-    also <stem>_steps/0050.png and so on.
+    """The file `path` (PNG) of the latest picture, written every `save_every` steps, with `metadata` in it; with
+    `video` also <stem>_steps/0050.png and so on.
 
     Raises ValueError for another suffix or numbers out of range, FileNotFoundError for no folder, ImportError if videos
     cannot be made.

@@ -52,24 +52,20 @@ class Perceptor:
         return F.normalize(self.model.encode_text(self.tokenize(texts).to(self.device)).float(), dim=-1)
 
 
-def load_clip(
-    name: str = "ViT-B/32", pretrained: str = "openai", *, device: torch.device | str = "cpu"
-) -> Perceptor:
+def load_clip(name: str = "ViT-B/32", pretrained: str = "openai", *, device: torch.device | str = "cpu") -> Perceptor:
     """The model of open_clip with the weights of this name (downloaded once) or in this file; "none" are random ones.
 
-    Raises ValueError for a name that open_clip does not know, OSError if the weights cannot be had.
+    A name with a scheme, such as hf-hub:<owner>/<model>, is an address that has weights of its own. Raises ValueError
+    for a name that open_clip does not know, OSError if the weights cannot be had.
     """
     open_clip = _package()
-    name = name if ":" in name else name.replace("/", "-")  # hf-hub:<owner>/<model> is an address
-    if ":" not in name and open_clip.get_model_config(name) is None:
-        raise ValueError(f"--clip_model {name}: open_clip has no such model{suggestion(name, open_clip.list_models())}")
-    weights = None if pretrained.lower() == RANDOM else pretrained
-    if weights is None:
-        logger.warning("--clip_pretrained %s: the weights of %s are random", pretrained, name)
-    else:
-        _check_weights(open_clip, name, weights)
-    # OpenAI's weights need the activation that they were trained with, whatever the config of the model says.
-    quick_gelu = weights is not None and (weights == "openai" or _tag(open_clip, name, weights).get("quick_gelu", False))
+    is_address = ":" in name
+    name = name if is_address else name.replace("/", "-")
+    weights = None if is_address or pretrained.lower() == RANDOM else pretrained
+    if not is_address:
+        _check_names(open_clip, name, weights)
+    # Some weights need the activation that they were trained with, whatever the config of the model says.
+    quick_gelu = weights is not None and bool((open_clip.get_pretrained_cfg(name, weights) or {}).get("quick_gelu"))
     try:
         model = open_clip.create_model(name, pretrained=weights, device=device, force_quick_gelu=quick_gelu).eval()
         tokenizer = open_clip.get_tokenizer(name)
@@ -78,27 +74,28 @@ def load_clip(
             f"CLIP model {name} with the weights {pretrained} cannot be loaded ({one_line(error)}); "
             "name a file that you have with --clip_pretrained"
         ) from error
-    return Perceptor(model, tokenizer, *_preprocessing(model), f"{name}/{pretrained}")
+    return Perceptor(model, tokenizer, *_preprocessing(model), name if is_address else f"{name}/{pretrained}")
 
 
-def _check_weights(open_clip: ModuleType, name: str, weights: str) -> None:
+def _check_names(open_clip: ModuleType, name: str, weights: str | None) -> None:
+    if open_clip.get_model_config(name) is None:
+        raise ValueError(f"--clip_model {name}: open_clip has no such model{suggestion(name, open_clip.list_models())}")
+    if weights is None:
+        logger.warning("the weights of %s are random, pictures will not match their prompts", name)
+        return
     known = open_clip.list_pretrained_tags_by_model(name)
-    if ":" not in name and weights not in known and not Path(weights).is_file():
+    if weights not in known and not Path(weights).is_file():
         raise ValueError(
             f"--clip_pretrained {weights}: neither a file nor weights of {name}{suggestion(weights, known)}"
         )
-
-
-def _tag(open_clip: ModuleType, name: str, weights: str) -> dict:
-    return open_clip.get_pretrained_cfg(name, weights) or {}
 
 
 def _preprocessing(model: nn.Module) -> tuple[int, Sequence[float], Sequence[float]]:
     """Side, mean and standard deviation of the images that the model reads."""
     size = model.visual.image_size
     side = size if isinstance(size, int) else min(size)
-    return side, *(tuple(getattr(model.visual, f"image_{name}", None) or default) for name, default in
-                   (("mean", OPENAI_MEAN), ("std", OPENAI_STD)))  # fmt: skip
+    mean, std = (getattr(model.visual, f"image_{name}", None) for name in ("mean", "std"))
+    return side, mean or OPENAI_MEAN, std or OPENAI_STD
 
 
 def _package() -> ModuleType:

@@ -7,6 +7,7 @@ all that it depends on: the images' bytes, the network and its weights, and the 
 import hashlib
 import json
 import logging
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -58,8 +59,8 @@ class FidelityOptions:
         for name in ("batch_size", "kid_subset_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        if self.weights is not None and not Path(self.weights).is_file():
-            raise FileNotFoundError(f"--weights {self.weights}: no such file")
+        if self.weights is not None:
+            _check_weights(self.weights)
         if self.weights is not None and len(self.groups()) > 1:
             raise ValueError("--weights are those of one network, but prc takes another one: say which by --features")
 
@@ -73,6 +74,16 @@ class FidelityOptions:
     @property
     def cache(self) -> Path:
         return Path(self.cache_root).expanduser()
+
+
+def _check_weights(path: Path) -> None:
+    """Raise ValueError for a file that holds more than weights: torch-fidelity would execute it."""
+    if not path.is_file():
+        raise FileNotFoundError(f"--weights {path}: no such file")
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise ValueError(f"--weights {path}: damaged, or it holds more than weights; get the published file") from error
 
 
 def evaluate(
@@ -162,8 +173,6 @@ def compare(
                 f"the weights of {features} could not be downloaded ({error.reason}); get them as torch-fidelity's "
                 "documentation says and name the file with --weights"
             ) from error
-    if "precision" in figures:  # torch-fidelity takes its first input for the real images
-        figures["precision"], figures["recall"] = figures["recall"], figures["precision"]
     return figures
 
 

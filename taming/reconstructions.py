@@ -169,9 +169,10 @@ def measure_reconstructions(
             figures["lpips"] = _distance(lpips, originals, reconstructions)
         for name, values in figures.items():
             sums[name] = sums.get(name, 0.0) + values.double().sum().item()
+    means = {name: total / len(names) for name, total in sums.items()}
     manifest = manifest_of(folder)
     return {
-        "metrics": {name: total / len(names) for name, total in sums.items()} | _codebook_figures(folder, names, manifest),
+        "metrics": means | _codebook_figures(folder, names, manifest),
         "folder": str(folder),
         "images": len(names),
         "options": {"batch_size": batch_size, "lpips": lpips is not None},

@@ -1,4 +1,4 @@
-"""What every report of figures records beside them, as JSON: versions, and how the images that it is about were made."""
+"""What reports of figures record beside them, as JSON: versions, and how the images that they are about were made."""
 
 import json
 import math

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from taming.fidelity import FidelityOptions, compare, evaluate
@@ -60,7 +61,6 @@ def test_the_figures_are_those_of_torch_fidelitys_own_command(folders, tmp_path,
     images = [find_images(folder, recursive=True) for folder in folders]
     figures = compare(*images, options(tmp_path, "fid", "isc", "kid", "prc"), progress=False)
     theirs = own_command(*folders, monkeypatch, capsys)
-    theirs["precision"], theirs["recall"] = theirs["recall"], theirs["precision"]  # it has the samples second
     assert figures.keys() == theirs.keys() and set(NAMES) <= figures.keys()
     assert figures == pytest.approx(theirs, rel=1e-6)
     assert figures[NAMES[0]] > 0.01
@@ -167,19 +167,24 @@ def test_mistakes_in_comparing(tmp_path, metrics, more, message):
 @pytest.mark.parametrize(("metric", "count"), [("fid", 1), ("isc", 9), ("prc", 3)])
 def test_too_few_images(tmp_path, metric, count):
     images = [find_images(write_images(tmp_path / name, count, seed=0)) for name in "ab"]
-    with pytest.raises(ValueError, match="at least|more than"):
+    with pytest.raises(ValueError, match=r"at least|more than"):
         compare(*images, options(tmp_path, metric), progress=False)
 
 
 def test_mistakes_in_options(tmp_path):
+    weights = tmp_path / "weights.pth"
+    torch.save({"weight": torch.ones(2)}, weights)
+    assert FidelityOptions(weights=weights).weights == weights
+    torch.save({"weight": Path(tmp_path)}, tmp_path / "more.pth")
     for wrong, message in (
         ({"metrics": ("fdi",)}, "fdi"),
         ({"batch_size": 0}, "batch_size must be positive"),
-        ({"metrics": ("fid", "prc"), "weights": Path(__file__)}, "--weights are those of one network"),
+        ({"metrics": ("fid", "prc"), "weights": weights}, "--weights are those of one network"),
+        ({"weights": tmp_path / "more.pth"}, "damaged, or it holds more than weights"),
     ):
         with pytest.raises(ValueError, match=message):
             FidelityOptions(**wrong)
-    with pytest.raises(FileNotFoundError, match="--weights gone.pth"):
+    with pytest.raises(FileNotFoundError, match=r"--weights gone\.pth"):
         FidelityOptions(weights=Path("gone.pth"))
 
 
@@ -190,7 +195,7 @@ def test_mistakes_in_folders(tmp_path, image_folder):
         find_images(image_folder)
     assert len(find_images(image_folder, recursive=True)) == 12
     Image.new("RGB", (8, 8)).save(image_folder / "left" / "small.png")
-    with pytest.raises(ValueError, match="several sizes, 0.png has 80x72 and small.png 8x8"):
+    with pytest.raises(ValueError, match=r"several sizes, 0.png has 80x72 and small.png 8x8"):
         find_images(image_folder, recursive=True)
     (image_folder / "left" / "broken.png").write_bytes(b"no image")
     with pytest.raises(OSError, match=r"broken.png: cannot be read as an image"):

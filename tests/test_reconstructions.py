@@ -97,7 +97,7 @@ def test_a_folder_is_of_one_model(model, tmp_path):
     with pytest.raises(ValueError, match="made with run=one, not two"):
         plan_reconstructions(model, data(), tmp_path, run="two")
     (tmp_path / "sampling.json").unlink()
-    with pytest.raises(ValueError, match="holds samples, but no sampling.json"):
+    with pytest.raises(ValueError, match=r"holds samples, but no sampling.json"):
         plan_reconstructions(model, data(), tmp_path, run="two")
 
 

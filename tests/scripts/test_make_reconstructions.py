@@ -154,7 +154,7 @@ def test_fid_of_folders(run, tmp_path, capsys):
     assert f"frechet_inception_distance: {report['metrics']['frechet_inception_distance']:.7g}" in shown
     evaluate.main([*common, "--input2", "noise"])
     again = capsys.readouterr().out.splitlines()
-    assert [line for line in again if line.startswith("frechet")][0] in shown
+    assert next(line for line in again if line.startswith("frechet")) in shown
     assert "poise: neither a folder nor a name" in error_of(evaluate.main, [*common, "--input2", "poise"], capsys)
 
 
