@@ -49,7 +49,7 @@ class Cutouts:
         return crops
 
     def _crop(self, image: Tensor, u: float, x: float, y: float) -> Tensor:
-        """A square between what CLIP reads and the image's shorter side; u in [0, 1) sets its side, x and y its place."""
+        """A square between what CLIP reads and the image's shorter side; u in [0, 1) sets the side, x and y where."""
         height, width = image.shape[2:]
         largest = min(height, width)
         smallest = min(largest, self.size)

@@ -228,7 +228,7 @@ def _start(stage: nn.Module, codebook: Codebook, options: GuidedOptions, generat
 def _read(path: str, size: tuple[int, int]) -> Tensor:
     """An image file (1, 3, H, W) in [-1, 1], resized to `size` (W, H)."""
     image = Image.fromarray(read_rgb(path, NAME)).resize(size, Image.Resampling.LANCZOS)
-    return from_uint8(np.asarray(image))[None]
+    return from_uint8(np.array(image))[None]
 
 
 def _gradient(height: int, width: int, generator: torch.Generator) -> Tensor:
@@ -274,6 +274,6 @@ def _embed_image(path: str, perceptor: Perceptor, options: GuidedOptions, genera
     """Embeddings (m, d) of crops of an image file, shrunk to the size of the picture if it is larger."""
     image = Image.fromarray(read_rgb(path, NAME))
     image.thumbnail(tuple(options.size), Image.Resampling.LANCZOS)
-    pixels = (from_uint8(np.asarray(image))[None].to(perceptor.device) + 1) / 2
+    pixels = (from_uint8(np.array(image))[None].to(perceptor.device) + 1) / 2
     crops = Cutouts(perceptor.size, options.num_cuts, options.cut_power)(pixels, generator)
     return perceptor.embed_images(crops)
