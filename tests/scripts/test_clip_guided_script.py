@@ -65,6 +65,10 @@ def test_a_picture_that_the_seed_repeats(arguments, tmp_path, run, capsys):
     assert np.array_equal(np.asarray(Image.open(tmp_path / "sea.png")), np.asarray(image))
 
 
+def test_help():
+    assert all(name in clip_guided.get_parser().format_help() for name in ("--change_prompt_every", "-nps", "--steps"))
+
+
 def test_without_a_seed_it_is_printed(arguments, tmp_path, capsys):
     place = arguments.index("-sd")
     clip_guided.main(arguments[:place] + arguments[place + 2 :])

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch.utils.data import Dataset
 
 from taming.cli import run_command
 from taming.config import instantiate_from_config
+from taming.models.dvae import DVAE
 from taming.modules.losses.lpips import LPIPS
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -132,7 +134,9 @@ def test_mistakes_are_one_line(run, tmp_path, capsys, arguments, message):
     assert message in line
 
 
-def test_openais_dvae_needs_its_files_and_data(run, tmp_path, capsys):
+def test_openais_dvae_needs_its_files_and_data(run, tmp_path, capsys, monkeypatch):
+    small = {"n_hid": 4, "n_init": 6, "n_blk_per_group": 1, "vocab_size": 11}
+    monkeypatch.setattr(make_reconstructions, "DVAE", partial(DVAE, **small))
     arguments = ["--dalle", str(tmp_path), "--outdir", str(tmp_path / "out")]
     assert "no config that says what to reconstruct" in error_of(make_reconstructions.main, arguments, capsys)
     config = str(Path(run, "configs", "2021-project.yaml"))
@@ -179,3 +183,10 @@ def test_mistakes_in_evaluating(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     line = error_of(evaluate.main, ["fid", "--input1", str(tmp_path), "--input2", str(tmp_path)], capsys)
     assert "pip install 'taming-transformers[eval]'" in line
+
+
+@pytest.mark.parametrize("command", ["fid", "prepare", "reconstructions"])
+def test_help_of_every_command(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        evaluate.main([command, "--help"])
+    assert "default: " in capsys.readouterr().out and "--split" in make_reconstructions.get_parser().format_help()
