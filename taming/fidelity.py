@@ -60,7 +60,7 @@ class FidelityOptions:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
         if self.weights is not None:
-            _check_weights(self.weights)
+            _check_weights(Path(self.weights))
         if self.weights is not None and len(self.groups()) > 1:
             raise ValueError("--weights are those of one network, but prc takes another one: say which by --features")
 
@@ -115,7 +115,7 @@ def evaluate(
         "metrics": figures,
         "input1": samples.describe(),
         "input2": reference.describe(),
-        "options": {**asdict(options), "recursive": recursive, "device": str(device)},
+        "options": {**asdict(options), "recursive": recursive, "device": str(device) if _on_cuda(device) else "cpu"},
         "torch_fidelity": {
             features: _defaults() | _arguments(options, features, metrics)
             for features, metrics in options.groups().items()
@@ -164,7 +164,7 @@ def compare(
                 input1=samples,
                 input2=reference,
                 input2_cache_name=_cache_name(reference, options, features),
-                cuda=torch.device(device).type == "cuda",
+                cuda=_on_cuda(device),
                 verbose=progress,
                 **_arguments(options, features, metrics),
             )
@@ -174,6 +174,10 @@ def compare(
                 "documentation says and name the file with --weights"
             ) from error
     return figures
+
+
+def _on_cuda(device: torch.device | str) -> bool:
+    return torch.device(device).type == "cuda"
 
 
 def _arguments(options: FidelityOptions, features: str, metrics: Sequence[str]) -> dict[str, object]:
