@@ -85,7 +85,7 @@ def read_squares(images: Sequence[ImageSource], size: int) -> Tensor:
     """The middle squares of images as (n, 3, size, size) in [-1, 1], see `square_image`. Raises ValueError for none."""
     if not images:
         raise ValueError("no images to compare: name at least one")
-    return torch.stack([from_uint8(np.asarray(square_image(image, size))) for image in images])
+    return torch.stack([from_uint8(np.array(square_image(image, size))) for image in images])
 
 
 @torch.no_grad()

@@ -47,14 +47,11 @@ def test_names_are_those_of_the_api_and_found_when_asked_for():
 
 def test_importing_loads_nothing_until_a_name_is_used():
     code = (
-        "import sys, time; start = time.process_time(); import taming; dir(taming); hasattr(taming, 'nothing')\n"
-        "heavy = [name for name in ('torch', 'numpy', 'omegaconf', 'PIL', 'taming.api') if name in sys.modules]\n"
-        "from taming import config, load_model\n"
-        "optional = [name for name in ('streamlit', 'open_clip', 'torch_fidelity') if name in sys.modules]\n"
-        "print(heavy, optional, load_model.__module__)"
+        "import sys, taming; dir(taming); hasattr(taming, 'nothing')\n"
+        "print([name for name in ('torch', 'numpy', 'omegaconf', 'PIL', 'taming.api') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout.strip() == "[] [] taming.api.models", done.stderr
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 @pytest.mark.parametrize("name", FACTORIES)
@@ -136,7 +133,9 @@ def test_load_model_infers_a_config_and_converts(tmp_path):
     small_run(tmp_path / "run")
     (tmp_path / "run/configs/2021-project.yaml").unlink()
     model = taming.load_model(tmp_path / "run/checkpoints/last.ckpt", device="cpu", dtype=torch.bfloat16)
-    assert isinstance(model, VQModel) and {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    types = {part: {p.dtype for p in getattr(model, part).parameters()} for part in ("encoder", "decoder", "quantize")}
+    assert isinstance(model, VQModel) and types.pop("quantize") == {torch.float32}
+    assert all(found == {torch.bfloat16} for found in types.values())
     assert model.tokenize(torch.zeros(1, 3, 16, 16)).shape == (1, 8, 8)
 
 

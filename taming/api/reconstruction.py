@@ -49,7 +49,7 @@ class Reconstruction:
         `image` is a path, a PIL image or uint8 (h, w, 3). Raises ValueError for one whose shorter side is below R, and
         OSError (FileNotFoundError) for a file that cannot be read.
         """
-        pixels = np.asarray(square_image(image, self.image_size))
+        pixels = np.array(square_image(image, self.image_size))
         x = from_uint8(pixels)[None].to(self.model.device, dtype_of(self.model))
         quant, _, _ = self.model.encode(x)
         logger.info("%s: latents of shape %s", type(self.model).__name__, tuple(quant.shape))
