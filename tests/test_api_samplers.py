@@ -3,7 +3,6 @@
 import importlib.util
 import io
 import json
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +92,7 @@ def test_files_of_a_label_map_with_an_image(example):
     assert np.array_equal(pixels("segmentation/hill_segmentation.png"), colour_labels(labels(), N_LABELS))
     assert np.array_equal(pixels("segmentation/hill_sample_47.png"), to_uint8(made[0])) and made.shape == (1, 3, 12, 16)
     shown = [pixels(f"segmentation/hill_{kind}.png") for kind in kinds[2:]]
-    assert all(not np.array_equal(a, b) for a, b in pairwise(shown))
+    assert len({picture.tobytes() for picture in shown}) >= 4, "one token more may be the one that was there by chance"
 
 
 def test_the_colours_of_labels_never_change():
