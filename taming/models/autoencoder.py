@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from taming.checkpoint import load_checkpoint, load_weights
 from taming.config import check_keywords, instantiate_from_config
-from taming.models.batches import image_from_batch
 from taming.models.codebook_health import CodebookHealth
+from taming.models.first_stage import FirstStage
 from taming.modules.diffusionmodules.model import Decoder, Encoder
 from taming.modules.vqvae.build import build_quantizer
 from taming.modules.vqvae.quantize import VectorQuantizer2
 
 
-class VQAutoencoder(CodebookHealth, pl.LightningModule):
+class VQAutoencoder(CodebookHealth, FirstStage, pl.LightningModule):
     """Encoder, vector quantizer and decoder, with a loss that subclasses train by.
 
     shared_forward and scheduler_config are theirs. quantizer_config: a target config of another Quantizer, which is
@@ -81,11 +81,6 @@ class VQAutoencoder(CodebookHealth, pl.LightningModule):
         """Load a checkpoint's weights but for keys that begin with one of `ignore_keys`; reports what is missing."""
         return load_weights(self, load_checkpoint(path)["state_dict"], ignore_keys=ignore_keys, source=path)
 
-    @property
-    def downsampling_factor(self) -> int:
-        """Pixels per latent cell and side."""
-        return 2 ** (self.encoder.num_resolutions - 1)
-
     def encode(self, x: Tensor):
         """Images (b, c, h, w) -> quantized latents (b, d, h', w'), codebook loss, (perplexity, encodings, indices).
 
@@ -106,11 +101,7 @@ class VQAutoencoder(CodebookHealth, pl.LightningModule):
 
     def decode(self, quant: Tensor) -> Tensor:
         """Quantized latents (b, d, h', w') -> images (b, c, h, w), unclamped."""
-        return self.decoder(self.post_quant_conv(quant))
-
-    def decode_code(self, code_b: Tensor) -> Tensor:
-        """Codes (b, h', w') -> images."""
-        return self.decode(self.quantize.embed_code(code_b))
+        return self.decoder(self.post_quant_conv(quant.to(self.post_quant_conv.weight.dtype)))  # codebooks are float32
 
     def forward(self, input: Tensor, return_pred_indices: bool = False):
         """Images -> (reconstructions, codebook loss), and the indices if asked for.
@@ -128,10 +119,6 @@ class VQAutoencoder(CodebookHealth, pl.LightningModule):
         reconstructions = self.decode(quant)
         return (reconstructions, codebook_loss, indices) if return_pred_indices else (reconstructions, codebook_loss)
 
-    def get_input(self, batch: Mapping, k: str) -> Tensor:
-        """batch[k], (b, h, w, c) or (b, h, w), as float32 (b, c, h, w)."""
-        return image_from_batch(batch[k]).float()
-
     def get_last_layer(self) -> Tensor:
         return self.decoder.conv_out.weight
 
@@ -144,9 +131,6 @@ class VQAutoencoder(CodebookHealth, pl.LightningModule):
             assert reconstructions.shape[1] > 3, "label maps need a reconstruction of as many channels"
             x, reconstructions = self.to_rgb(x), self.to_rgb(self._as_label_map(reconstructions))
         return {"inputs": x, "reconstructions": reconstructions}
-
-    def _as_label_map(self, reconstructions: Tensor) -> Tensor:
-        return reconstructions
 
     def to_rgb(self, x: Tensor) -> Tensor:
         """Label maps (b, n_labels, h, w) -> colours (b, 3, h, w) in [-1, 1] by a random projection."""

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taming.checkpoint import CheckpointError
-from taming.models.batches import image_from_batch
+from taming.models.first_stage import FirstStage, dtype_of
 from taming.modules.vqvae.base import Quantizer
 
 LOGIT_LAPLACE_EPS = 0.1
@@ -148,7 +148,7 @@ class Decoder(nn.Module):
         return self.blocks[1:](entries)
 
 
-class DVAE(pl.LightningModule):
+class DVAE(FirstStage, pl.LightningModule):
     """The dVAE as a frozen first stage: nothing here trains it, and no gradient reaches its encoder.
 
     ckpt_path: a folder with the published `encoder.pkl` and `decoder.pkl`. The sizes are those of the published model;
@@ -175,11 +175,6 @@ class DVAE(pl.LightningModule):
     @property
     def quantize(self) -> Codebook:
         return self.decoder.blocks.input
-
-    @property
-    def downsampling_factor(self) -> int:
-        """Pixels per latent cell and side."""
-        return 2 ** (self.encoder.num_resolutions - 1)
 
     def init_from_ckpt(self, path: str | PathLike) -> None:
         """Load the published files in the folder `path`.
@@ -210,22 +205,14 @@ class DVAE(pl.LightningModule):
 
     def decode(self, quant: Tensor) -> Tensor:
         """Entries (b, d, h', w') -> images (b, 3, h, w) in [-1, 1]: the distributions' medians."""
-        means, _ = self.decoder(quant).chunk(2, dim=1)
+        means, _ = self.decoder(quant.to(dtype_of(self.encoder))).chunk(2, dim=1)
         return 2 * unmap_pixels(means.sigmoid()) - 1
-
-    def decode_code(self, code_b: Tensor) -> Tensor:
-        """Codes (b, h', w') -> images."""
-        return self.decode(self.quantize.embed_code(code_b))
 
     def forward(self, input: Tensor, return_pred_indices: bool = False):
         """Images -> (reconstructions, 0), and the indices if asked for."""
         quant, loss, (_, _, indices) = self.encode(input)
         reconstructions = self.decode(quant)
         return (reconstructions, loss, indices) if return_pred_indices else (reconstructions, loss)
-
-    def get_input(self, batch: Mapping, k: str) -> Tensor:
-        """batch[k], (b, h, w, c), as float32 (b, c, h, w)."""
-        return image_from_batch(batch[k]).float()
 
 
 def map_pixels(x: Tensor) -> Tensor:
