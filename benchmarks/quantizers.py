@@ -1,6 +1,6 @@
 """Quantizers compared on photographs: the same autoencoder, data, steps and seeds; only the quantizer differs.
 
-python benchmarks/quantizers.py                            # all of configs/quantizers, two seeds, half an hour on two cores
+python benchmarks/quantizers.py                            # all of configs/quantizers, two seeds, about half an hour
 python benchmarks/quantizers.py --only published fsq --steps 500 --seeds 23
 
 Every training runs on one thread, as many at a time as there are cores, so that figures do not depend on the machine's
@@ -44,9 +44,7 @@ def get_parser() -> argparse.ArgumentParser:
     names = (PUBLISHED, *OVERLAYS)
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--steps", type=int, default=600, help="training steps (default: %(default)s)")
-    parser.add_argument(
-        "--seeds", nargs="+", type=int, default=[23, 24], help="one training each (default: 23 24)"
-    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[23, 24], help="one training each (default: 23 24)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="trainings at a time (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "quantizers.json")
     return parser

@@ -190,7 +190,9 @@ def time_size(name: str, size: Size, peer: Peer, roof: Roof, options: argparse.N
         print(format_table(timings[-2:], []), f"\n  {record['floor'][label]}", flush=True)
     if name != "large":  # of which it would take ten minutes, and no more is to be learnt
         record["growth"] = growth(sides, max(size.batches))
-        print(f"last steps over first at batch {max(size.batches)}: {record['growth']} (aim {GROWTH_LIMIT})", flush=True)
+        print(
+            f"last steps over first at batch {max(size.batches)}: {record['growth']} (aim {GROWTH_LIMIT})", flush=True
+        )
     return timings, record
 
 

@@ -37,7 +37,9 @@ def get_parser() -> argparse.ArgumentParser:
     add("-k", "--top_k", type=int, default=0, help="draw from the most likely tokens only; 0 is all, the default")
     add("-t", "--temperature", type=float, default=1.0, help="(default: %(default)s)")
     add("--seed", type=int, default=0, help="of all random numbers (default: %(default)s)")
-    add("--picture", type=Path, metavar="FILE", help="show eight conditions of each run and a sample given each, as PNG")
+    add(
+        "--picture", type=Path, metavar="FILE", help="show eight conditions of each run and a sample given each, as PNG"
+    )
     add("--json", type=Path, metavar="FILE", help="write the figures to this file as well")
     add_device_options(parser, precision=False)
     return parser

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from taming.cli import PRECISIONS, autocast
 from taming.clip_cutouts import AUGMENTATIONS, Cutouts
+from taming.clip_latents import Codebook, latents_to_optimize
 from taming.clip_perceptor import Perceptor
 from taming.clip_prompts import Prompt, parse_prompts, prompt_loss
 from taming.data._io import read_rgb
-from taming.first_stages import Codebook, first_stage_of, latents_to_optimize
 from taming.images import from_uint8
+from taming.models.first_stage import image_stage_of
 
 OPTIMISERS = ("Adam", "AdamW", "Adagrad", "Adamax", "RAdam", "RMSprop")
 PIXELS, GRADIENT = "pixels", "gradient"
@@ -144,7 +145,7 @@ def optimize(
     on the options and, for its random numbers, on the device. Raises ValueError for a model of other things than
     colour images, a size below a single code, and a loss that is not finite.
     """
-    stage = first_stage_of(model)
+    stage = image_stage_of(model)
     if stage.encoder.in_channels != 3:
         raise ValueError(f"this first stage has images of {stage.encoder.in_channels} channel; CLIP sees colours")
     generator = torch.Generator(perceptor.device).manual_seed(options.seed)

@@ -1,10 +1,9 @@
 """Where pictures go while they come about: a PNG file that knows how it was made, its stages, and a video of them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from PIL import Image
@@ -13,6 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from taming.clip_guided import Step
 from taming.files import atomic_path
 from taming.images import save_png, to_uint8
+from taming.video import ffmpeg_package, video_writer
 
 MAX_FPS = 60.0
 
@@ -42,7 +42,7 @@ class Pictures:
         if self.save_every < 1:
             raise ValueError(f"--save_every {self.save_every}: expected at least one step")
         if self.video:
-            _package()
+            ffmpeg_package()
 
     def follow(self, step: Step) -> None:
         """Take note of a step, and write its picture if it is time."""
@@ -68,7 +68,9 @@ class Pictures:
     def write_video(self, *, length: float, fps: float | None = None) -> Path:
         """<stem>.mp4 of the frames, `length` seconds long unless the frames per second are given."""
         path = self.path.with_suffix(".mp4")
-        write_video(path, self.frames, fps=fps or min(MAX_FPS, len(self.frames) / length))
+        with video_writer(path, fps=fps or min(MAX_FPS, len(self.frames) / length)) as write:
+            for frame in self.frames:
+                write(np.asarray(Image.open(frame).convert("RGB")))
         return path
 
 
@@ -79,32 +81,3 @@ def save_with_text(path: Path, array: np.ndarray, text: Mapping[str, object]) ->
         info.add_itxt(key, value if isinstance(value, str) else json.dumps(value, default=str))
     with atomic_path(path) as temporary:
         Image.fromarray(array).save(temporary, format="PNG", pnginfo=info)
-
-
-def write_video(path: Path, frames: Sequence[Path], *, fps: float) -> None:
-    """Write image files of one size as an MP4 file; it appears when it is complete."""
-    first = Image.open(frames[0])
-    with atomic_path(path) as temporary:
-        writer = _package().write_frames(
-            str(temporary),
-            first.size,
-            fps=fps,
-            macro_block_size=2,  # all that the codec needs; sizes stay as they are
-            output_params=["-f", "mp4"],  # the temporary name has no suffix to tell
-        )
-        writer.send(None)
-        try:
-            for frame in frames:
-                writer.send(np.ascontiguousarray(Image.open(frame).convert("RGB")))
-        finally:
-            writer.close()
-
-
-def _package() -> ModuleType:
-    try:
-        import imageio_ffmpeg
-    except ImportError as error:
-        raise ImportError(
-            "videos need a package: pip install 'taming-transformers[clip]' (imageio-ffmpeg), or do without --video"
-        ) from error
-    return imageio_ffmpeg

@@ -21,8 +21,8 @@ from taming.data.seeded import SeededViews
 from taming.data.utils import custom_collate
 from taming.evaluation import psnr, ssim
 from taming.files import atomic_path
-from taming.first_stages import first_stage_of
 from taming.images import from_uint8, to_uint8
+from taming.models.first_stage import image_stage_of
 from taming.modules.vqvae.codebook import perplexity_of_counts, usage_of_counts
 from taming.reports import manifest_of, versions
 from taming.sampling.manifest import MANIFEST, agree, continue_manifest, environment
@@ -72,7 +72,7 @@ def plan_reconstructions(
     `model` is a first stage or has one. Writes nothing yet. Raises ValueError for a model without a first stage of
     images, a stream, and a folder with reconstructions that were made in another way.
     """
-    model = first_stage_of(model)
+    model = image_stage_of(model)
     ((split, dataset),) = data.datasets.items()
     if isinstance(dataset, IterableDataset):
         raise ValueError(f"split {split}: a stream has no order to number images by; give a data set of files")

@@ -17,7 +17,7 @@ def video_writer(path: str | os.PathLike, *, fps: float) -> Iterator[Callable[[n
     The file appears when the block ends, and does not if it raises. H.264 as players know it needs even sides: the last
     row and column of others are repeated. Raises ImportError without the package, ValueError if there is no frame.
     """
-    ffmpeg = _package()
+    ffmpeg = ffmpeg_package()
     writer = None
 
     def write(frame: np.ndarray) -> None:
@@ -40,7 +40,8 @@ def video_writer(path: str | os.PathLike, *, fps: float) -> Iterator[Callable[[n
             raise ValueError(f"{path}: a video needs at least one frame")
 
 
-def _package() -> ModuleType:
+def ffmpeg_package() -> ModuleType:
+    """imageio_ffmpeg; ImportError, which says how to get it, if it is missing."""
     try:
         import imageio_ffmpeg
     except ImportError as error:

@@ -15,10 +15,10 @@ from torch import nn
 
 from taming.clip_cutouts import AUGMENTATIONS
 from taming.clip_guided import ClampWithGradient, GuidedOptions, Step, optimize
+from taming.clip_latents import Codebook, latents_to_optimize
 from taming.clip_output import Pictures
 from taming.clip_perceptor import Perceptor, load_clip
 from taming.config import instantiate_from_config
-from taming.first_stages import Codebook, latents_to_optimize
 from taming.models.dvae import DVAE
 from taming.models.vqgan import EMAVQ, GumbelVQ, VQModel
 
@@ -284,7 +284,7 @@ def test_output_that_cannot_be(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="--save_every 0"):
         Pictures(tmp_path / "sea.png", {}, save_every=0)
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-    with pytest.raises(ImportError, match=r"taming-transformers\[clip\]"):
+    with pytest.raises(ImportError, match=r"taming-transformers\[app\]"):
         Pictures(tmp_path / "sea.png", {}, video=True)
 
 

@@ -79,6 +79,16 @@ def first_stage_of(model: nn.Module) -> nn.Module:
     return stage
 
 
+def image_stage_of(model: nn.Module) -> nn.Module:
+    """`first_stage_of` for images. Raises ValueError for one of label maps as well."""
+    stage = first_stage_of(model)
+    if stage.encoder.in_channels > 3:
+        raise ValueError(
+            f"this first stage reads {stage.encoder.in_channels} channels, label maps perhaps; one of images has 1 or 3"
+        )
+    return stage
+
+
 def convert_weights(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The model with floating-point weights of this type; those of codebooks have 32 bits at least, as distances do."""
     quantizers = [module for module in model.modules() if isinstance(module, Quantizer)]

@@ -1,6 +1,5 @@
 """COCO's examples, and its images with captions and segmentations."""
 
-import json
 import pickle
 import random
 import shutil

@@ -4,15 +4,14 @@ import os
 import pickle
 import random
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
-from paired_figures import check_image, write
+from paired_figures import check_image
 from parity import agree, cases
 from reference import fill
 from shared_data import shared_data
-from tiny_faces import SIZE, pixels, place
+from tiny_faces import SIZE, place
 
 from taming.data import faceshq
 from taming.data.faceshq import (

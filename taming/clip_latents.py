@@ -1,4 +1,4 @@
-"""What any first stage has in common: where it is in a model, and its codebook as points that latents snap to.
+"""Latents of a first stage to be optimised, and its codebook as points that they snap to.
 
 b batch, d code dimension, (h, w) latent grid, k entries, q tokens per position.
 """
@@ -9,20 +9,6 @@ from torch import Tensor, nn
 from taming.modules.vqvae.base import flatten, straight_through, unflatten
 from taming.modules.vqvae.codebook import nearest_code
 from taming.modules.vqvae.quantize import EMAVectorQuantizer, VectorQuantizer2
-
-
-def first_stage_of(model: nn.Module) -> nn.Module:
-    """The first stage of a transformer, or the model itself.
-
-    Raises ValueError for a model that is no first stage, and for one of label maps or other things than images.
-    """
-    stage = getattr(model, "first_stage_model", model)
-    if not all(hasattr(stage, name) for name in ("encode", "decode", "quantize", "downsampling_factor")):
-        raise ValueError(f"this model is a {type(model).__name__}, which is no first stage and has none")
-    channels = stage.encoder.in_channels
-    if channels > 3:
-        raise ValueError(f"this first stage reads {channels} channels, label maps perhaps; one of images has 1 or 3")
-    return stage
 
 
 def latents_to_optimize(stage: nn.Module, images: Tensor) -> Tensor:
