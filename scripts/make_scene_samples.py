@@ -81,9 +81,7 @@ def parse_resolution(text: str | None) -> tuple[int, int] | None:
 def plan(options: argparse.Namespace, overrides: Sequence[str]) -> SceneJob:
     """What is wrong with options and data is found before the model is loaded."""
     chosen = {name: getattr(options, name) for name in CHOICES}
-    choices = SceneOptions(
-        shard=find_shard(options.shard), resolution=parse_resolution(options.resolution), **chosen
-    )
+    choices = SceneOptions(shard=find_shard(options.shard), resolution=parse_resolution(options.resolution), **chosen)
     run, device = resolve_run(options.resume) if options.resume else None, own_device(options.device)
     config = load_configs(options, run, overrides)
     split = build_split(config, options.split)

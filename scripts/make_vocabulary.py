@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise FileExistsError(f"{path}: exists already; give --overwrite to replace it")
     split = build_split(config, "train")
     if not hasattr(split.dataset, "captions"):
-        raise config_error(config, "data.params.train.target", "its captions cannot be listed; see taming.data.captions")
+        raise config_error(config, "data.params.train.target", "lists no captions; see taming.data.captions")
     captions = list(split.dataset.captions())
     vocabulary = Vocabulary.train(captions, params.vocab_size)
     vocabulary.write(path)

@@ -64,7 +64,7 @@ class SceneLayout:
     @classmethod
     def read(cls, path: str | os.PathLike) -> "SceneLayout":
         """The layout in a file. Raises FileNotFoundError, or ValueError that tells what in the file to mend."""
-        return cls.parse(read_json(path, "layout", f"write one such as {{\"objects\": [{EXAMPLE}]}}"), str(path))
+        return cls.parse(read_json(path, "layout", f'write one such as {{"objects": [{EXAMPLE}]}}'), str(path))
 
     @classmethod
     def parse(cls, content: Mapping[str, Any], source: str = "layout") -> "SceneLayout":

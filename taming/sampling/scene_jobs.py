@@ -104,8 +104,8 @@ class SceneJob(FileJob):
     def describe(self) -> str:
         """One line: how many samples of what, how many are there, and the seed."""
         height, width = self.manifest["resolution"]
-        samples = f"{len(self.names)} layouts x {self.options.n_samples_per_layout} samples of {width} x {height} pixels"
-        return f"{self.conditional}: {samples}{self.progress}"
+        rows = f"{len(self.names)} layouts x {self.options.n_samples_per_layout} samples"
+        return f"{self.conditional}: {rows} of {width} x {height} pixels{self.progress}"
 
 
 def layouts_of_split(split: Split, *, per_batch: int, count: int | None = None) -> Layouts:
@@ -136,7 +136,7 @@ def layouts_of_files(paths: Sequence[Path], split: Split, conditional: str) -> L
     """
     layouts = [SceneLayout.read(path) for path in paths]
     names = [f"{Path(path).stem}_{layout.digest[:8]}" for path, layout in zip(paths, layouts, strict=True)]
-    found = {name: layout for name, layout in zip(names, layouts, strict=True)}
+    found = dict(zip(names, layouts, strict=True))
     builders_of(split, conditional)
     objects = [layout.annotations(split.dataset, conditional) for layout in found.values()]
     return Layouts(tuple(found), tuple(int(layout.digest[:15], 16) for layout in found.values()), objects.__getitem__)

@@ -33,7 +33,7 @@ def test_names_numbers_boxes_and_centres(scenes):
     assert (tree.category_no, tree.category_id) == (3, "tree")
     builder = scenes.conditional_builders["objects_center_points"]
     objects, _ = builder.inverse_build(builder.build([ball, tree]))
-    places = {representation: place for representation, place in objects}
+    places = dict(objects)
     assert places[0] == pytest.approx((0.25, 0.5), abs=0.5 / 15) and places[3] == pytest.approx((0.5, 0), abs=0.5 / 15)
 
 

@@ -50,7 +50,7 @@ class Drawn(torch.utils.data.Dataset):
     def __getitem__(self, index):
         boxes = [(0.0, 0.0, 0.25, 0.5), (0.5, 0.125 * index, 0.5, 0.5)]
         objects = [Annotation(0.1, str(index), box, (index + i) % 3, "") for i, box in enumerate(boxes)]
-        return {key: objects for key in self.keys}
+        return dict.fromkeys(self.keys, objects)
 
 
 def split(**params):
@@ -157,7 +157,8 @@ def test_layouts_of_files(model, tmp_path):
     changed = layouts_of_files([path], split(), "objects_bbox")
     assert len(contents(sample(model, tmp_path, layouts=changed, resolution=(32, 32)))) == 2, "not the old picture"
     plot = tiles(folder / name, 3)[2]
-    assert (plot[20:, 20:28] == 255).all() and (plot[14:17, 4:12] != 255).any(), "the box's lower side, upright"
+    below, side = plot[20:28, 4:28], plot[14:19, 4:12]
+    assert (below == 255).all() and (side != 255).any(), "the box ends in the middle, upright"
 
 
 def test_one_layout_does_not_depend_on_the_others(model, tmp_path):
@@ -232,7 +233,7 @@ def test_models_and_data_that_do_not_fit(model, tmp_path):
         sample(layout_model(cond_stage_key="objects_center_points"), tmp_path)
     with pytest.raises(ValueError, match="no_tokens=64 of the data set: the model reads 32 tokens"):
         sample(layout_model(vocab_size=32), tmp_path)
-    with pytest.raises(ValueError, match="window=5: 25 tokens and the layout's 11 do not fit .* 26; at most 4 can be"):
+    with pytest.raises(ValueError, match=r"window=5: 25 tokens and the layout's 11 do not fit .* 26; at most 4 can be"):
         sample(model, tmp_path, window=5)
     without = Split("validation", [{"image": 0}], {})
     with pytest.raises(ValueError, match="the data have no layouts of objects"):

@@ -62,9 +62,7 @@ def test_samples_are_those_of_the_decoder(model, tmp_path, scale):
         prefix = conditions[number : number + 1]
         uniforms = sample_uniforms(3, [(int(_hash(prompt)[:15], 16), 1)], STEPS)
         guidance = None if scale == 1 else Guidance(model.null_condition(prefix), scale)
-        tokens = decode(
-            model.transformer, prefix, STEPS, uniforms=uniforms, guidance=guidance, n_tokens=12, top_k=6
-        )
+        tokens = decode(model.transformer, prefix, STEPS, uniforms=uniforms, guidance=guidance, n_tokens=12, top_k=6)
         image = to_uint8(model.decode_to_img(tokens, (1, 4, 4, 4)))[0]
         assert close(folder / prompt_name(prompt) / "000001.png", image)
 

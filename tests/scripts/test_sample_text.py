@@ -126,7 +126,7 @@ def test_vocabulary_of_a_config(tmp_path, monkeypatch, capsys):
     ("change", "message"),
     [
         ("model.params.cond_stage_config=__is_unconditional__", "no stage of captions, which has a vocabulary"),
-        ("data.params.train.target=taming.data.scenes.ScenesTrain", "its captions cannot be listed"),
+        ("data.params.train.target=taming.data.scenes.ScenesTrain", "lists no captions; see taming.data.captions"),
         ("model.params.cond_stage_config.params.vocab_size=258", "258 tokens has no room for words"),
     ],
 )

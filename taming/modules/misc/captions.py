@@ -34,7 +34,9 @@ class CaptionStage(AbstractEncoder):
         if vocabulary is not None and Path(vocabulary).is_file():
             found = Vocabulary.read(vocabulary)
             if len(found) > vocab_size:
-                raise ValueError(f"{vocabulary}: has {len(found)} tokens, more than vocab_size={vocab_size}; raise that")
+                raise ValueError(
+                    f"{vocabulary}: has {len(found)} tokens; raise vocab_size={vocab_size} or make another"
+                )
             merges[: len(found.merges)] = torch.tensor(found.pairs(), dtype=torch.int32)
         self.register_buffer("merges", merges)
         self._vocabulary: Vocabulary | None = None
