@@ -13,7 +13,7 @@ TINY = Path(__file__).parents[1] / "configs" / "tiny"
 CONFIGS = sorted(TINY.glob("*.yaml"))
 NAMES = {
     *("scenes_vqgan", "segmentation_vqgan", "depth_vqgan"),
-    *("class", "segmentation", "depth", "boxes", "center_points", "coord", "unconditional"),
+    *("class", "segmentation", "depth", "boxes", "center_points", "coord", "unconditional", "captions"),
 }
 FEW_SCENES = [
     "data.params.batch_size=4",
@@ -32,6 +32,13 @@ def stages(path):
 
 def without_checkpoints(path):
     return [f"model.params.{name}.params.ckpt_path=null" for name in stages(path)]
+
+
+def own_files(path):
+    """Overrides after which the files beside a config are found from any folder."""
+    stage = OmegaConf.load(path).model.params.get("cond_stage_config")
+    file = stage.params.get("vocabulary") if OmegaConf.is_dict(stage) else None
+    return [] if file is None else [f"model.params.cond_stage_config.params.vocabulary={TINY.parents[1] / file}"]
 
 
 def name(path):
@@ -62,7 +69,7 @@ def test_stages_are_those_that_their_configs_train(path):
 @pytest.mark.parametrize("path", CONFIGS, ids=name)
 def test_tokens_fit_exactly(path):
     """Not one position more than images and conditioning fill."""
-    config = load_config([path], [*without_checkpoints(path), *FEW_SCENES])
+    config = load_config([path], [*without_checkpoints(path), *own_files(path), *FEW_SCENES])
     validate_config(config)
     model = instantiate_from_config(config.model)
     if not stages(path):
@@ -81,8 +88,19 @@ def train_item(config):
 @pytest.mark.parametrize("path", CONFIGS, ids=name)
 def test_one_batch_of_training_and_validation(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    overrides = [*without_checkpoints(path), *FEW_SCENES]
+    overrides = [*without_checkpoints(path), *own_files(path), *FEW_SCENES]
     result = train(["--base", str(path), "--train", "True", "--fast_dev_run", "True", *overrides])
     assert result.trainer.global_step == 1
     losses = {key: value for key, value in result.trainer.callback_metrics.items() if "loss" in key}
     assert losses and all(torch.isfinite(value) for value in losses.values())
+
+
+def test_captions_fit_and_their_words_are_tokens():
+    path = TINY / "captions.yaml"
+    config = load_config([path], [*own_files(path), "data.params.train.params.length=200"])
+    stage = instantiate_from_config(config.model.params.cond_stage_config)
+    captions = list(instantiate_from_config(config.data.params.train).captions())
+    assert max(map(stage.n_tokens, captions)) == stage.length
+    for caption in captions:
+        words = caption.replace(",", " ,").split()
+        assert stage.n_tokens(caption) == len(words) + 1, caption
