@@ -15,14 +15,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from taming.cli import add_device_options, run_command, split_dotlist  # noqa: E402
-from taming.config import load_config  # noqa: E402
 from taming.models.dvae import DVAE  # noqa: E402
 from taming.reconstructions import (  # noqa: E402
     ORIGINALS,
@@ -31,7 +28,8 @@ from taming.reconstructions import (  # noqa: E402
     plan_reconstructions,
     run_reconstructions,
 )
-from taming.runs import Run, build_model, resolve_run  # noqa: E402
+from taming.runs import build_model, resolve_run  # noqa: E402
+from taming.sampling.run_options import add_run_options, load_configs  # noqa: E402
 from taming.shards import find_shard, own_device  # noqa: E402
 from taming.tokenizers import load_data  # noqa: E402
 
@@ -41,14 +39,9 @@ def get_parser() -> argparse.ArgumentParser:
         description="Reconstruct the images of a data set by a first stage.",
         epilog="Config overrides such as data.params.validation.params.size=256 may be added.",
     )
+    add_run_options(parser)
     add = parser.add_argument
-    add("-r", "--resume", default="", metavar="RUN", help="run folder, or checkpoint file in one")
     add("--dalle", default="", metavar="DIR", help="instead of a run: OpenAI's dVAE, the folder of its two files")
-    add("-b", "--base", nargs="*", default=[], metavar="YAML", help="configs, after those of the run")
-    text = "use this config only; without a file, the last of -b"
-    add("-c", "--config", nargs="?", const=True, default="", metavar="YAML", help=text)
-    add("--ignore_base_data", action="store_true", help="drop `data` from all files; give data=... instead")
-    add("--outdir", required=True, help="folder that gets the images")
     add("--split", default="validation", help="train, validation or test (default: %(default)s)")
     add("--num_samples", type=int, help="only the first so many images (default: all)")
     add("--batch_size", type=int, default=16, help="images at a time (default: %(default)s)")
@@ -56,15 +49,6 @@ def get_parser() -> argparse.ArgumentParser:
     add("--shard", metavar="I/N", help="do part I, from 0, of N (default: torchrun's, or everything)")
     add_device_options(parser, precision=False)
     return parser
-
-
-def load_configs(options: argparse.Namespace, run: Run | None, overrides: Sequence[str]) -> DictConfig:
-    files = [*(run.configs if run else []), *options.base]
-    if options.config:
-        files = files[-1:] if options.config is True else [options.config]
-    if not files:
-        raise ValueError("no config that says what to reconstruct: name one with -b, or a run that has one with -r")
-    return load_config(files, overrides, ignore_base_data=options.ignore_base_data)
 
 
 def plan(options: argparse.Namespace, overrides: Sequence[str]) -> ReconstructionJob:

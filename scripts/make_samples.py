@@ -14,15 +14,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from taming.cli import add_device_options, run_command, split_dotlist  # noqa: E402
-from taming.config import load_config  # noqa: E402
-from taming.runs import Run, build_model, resolve_run  # noqa: E402
+from taming.runs import build_model, resolve_run  # noqa: E402
 from taming.sampling.dataset_jobs import (  # noqa: E402
     DatasetJob,
     DatasetOptions,
@@ -31,6 +28,7 @@ from taming.sampling.dataset_jobs import (  # noqa: E402
     run_dataset_job,
 )
 from taming.sampling.options import add_filter_options, add_job_options  # noqa: E402
+from taming.sampling.run_options import add_run_options, load_configs  # noqa: E402
 from taming.sampling.samples import at_precision  # noqa: E402
 from taming.shards import find_shard, own_device  # noqa: E402
 
@@ -43,13 +41,8 @@ def get_parser() -> argparse.ArgumentParser:
         description="Sample a conditional transformer for every example of a data set.",
         epilog="Config overrides such as data.params.validation.params.size=256 may be added.",
     )
+    add_run_options(parser)
     add = parser.add_argument
-    add("-r", "--resume", default="", metavar="RUN", help="run folder, or checkpoint file in one")
-    add("-b", "--base", nargs="*", default=[], metavar="YAML", help="configs, after those of the run")
-    text = "use this config only; without a file, the last of -b"
-    add("-c", "--config", nargs="?", const=True, default="", metavar="YAML", help=text)
-    add("--ignore_base_data", action="store_true", help="drop `data` from all files; give data=... instead")
-    add("--outdir", required=True, help="folder that gets the samples")
     add_filter_options(parser, top_k=100)
     add("--split", help="train, validation or test (default: the first of those there are, by the alphabet)")
     add("--num_samples", type=int, help="only the first so many examples (default: all)")
@@ -61,15 +54,6 @@ def get_parser() -> argparse.ArgumentParser:
     add_job_options(parser, batch_size=1)
     add_device_options(parser)
     return parser
-
-
-def load_configs(options: argparse.Namespace, run: Run | None, overrides: Sequence[str]) -> DictConfig:
-    files = [*(run.configs if run else []), *options.base]
-    if options.config:
-        files = files[-1:] if options.config is True else [options.config]
-    if not files:
-        raise ValueError("no config: name a run with -r, or configs with -b")
-    return load_config(files, overrides, ignore_base_data=options.ignore_base_data)
 
 
 def plan(options: argparse.Namespace, overrides: Sequence[str]) -> DatasetJob:

@@ -59,6 +59,7 @@ def test_extras_cover_what_the_readme_promises():
         "app",
         "eval",
         "clip",
+        "text",
         "imagenet",
         "quantizers",
         "webdataset",

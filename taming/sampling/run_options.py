@@ -1,4 +1,4 @@
-"""Which run and which configs a command samples with: the flags that commands with data sets share."""
+"""Which run and which configs a command works with: the flags that commands with data sets share."""
 
 import argparse
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     text = "use this config only; without a file, the last of -b"
     add("-c", "--config", nargs="?", const=True, default="", metavar="YAML", help=text)
     add("--ignore_base_data", action="store_true", help="drop `data` from all files; give data=... instead")
-    add("--outdir", required=True, help="folder that gets the samples")
+    add("--outdir", required=True, help="folder that gets the images")
 
 
 def load_configs(options: argparse.Namespace, run: Run | None, overrides: Sequence[str]) -> DictConfig:

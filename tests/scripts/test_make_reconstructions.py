@@ -138,7 +138,7 @@ def test_openais_dvae_needs_its_files_and_data(run, tmp_path, capsys, monkeypatc
     small = {"n_hid": 4, "n_init": 6, "n_blk_per_group": 1, "vocab_size": 11}
     monkeypatch.setattr(make_reconstructions, "DVAE", partial(DVAE, **small))
     arguments = ["--dalle", str(tmp_path), "--outdir", str(tmp_path / "out")]
-    assert "no config that says what to reconstruct" in error_of(make_reconstructions.main, arguments, capsys)
+    assert "no config: name a run with -r, or configs with -b" in error_of(make_reconstructions.main, arguments, capsys)
     config = str(Path(run, "configs", "2021-project.yaml"))
     assert "encoder.pkl" in error_of(make_reconstructions.main, [*arguments, "-b", config], capsys)
 
