@@ -26,9 +26,7 @@ def video_writer(path: str | os.PathLike, *, fps: float) -> Iterator[Callable[[n
         frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         if writer is None:
             size = frame.shape[1::-1]  # width first
-            writer = ffmpeg.write_frames(
-                str(temporary), size, fps=fps, macro_block_size=1, output_params=["-f", "mp4"]
-            )
+            writer = ffmpeg.write_frames(str(temporary), size, fps=fps, macro_block_size=1, output_params=["-f", "mp4"])
             writer.send(None)
         writer.send(np.ascontiguousarray(frame))
 

@@ -304,18 +304,26 @@ def show_sampling(model: Net2NetTransformer, prepared: Prepared, start: Start, c
     st.text("Sampled")
     begin_column, stop_column, _ = st.columns([1, 1, 4])
     pressed = begin_column.button("Sample", type="primary", width="stretch")
-    stop_column.button("Stop", disabled=not pressed, width="stretch", help="Ends sampling and keeps what there is.")
+    stop = stop_column.empty()
+    draw_stop(stop, enabled=pressed)
     controls = Controls(elapsed, place, st.empty(), st.empty())
     if pressed:
         seed = drawn_seed(choices.seed)
         options = DatasetOptions(seed=seed, top_p=choices.top_p, **chosen)
         folder = session_folder() if animates else None
         run(model, prepared, start, options, controls, title=title_of(choices), every=every, folder=folder)
+        draw_stop(stop, enabled=False)
     elif (result := st.session_state.get("result")) is not None:
         elapsed.text(f"Time: {result.seconds:.1f} seconds")
         controls.picture.image(enlarged(result.image), output_format="PNG")
     if (result := st.session_state.get("result")) is not None:
         show_result(result)
+
+
+def draw_stop(place: DeltaGenerator, *, enabled: bool) -> None:
+    """A button that needs no answer: whatever is pressed during a run ends it."""
+    text = "Ends sampling and keeps what there is."
+    place.button("Stop", key=f"stop_{enabled}", disabled=not enabled, width="stretch", help=text)
 
 
 def title_of(choices: Choices) -> str:

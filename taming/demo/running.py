@@ -48,12 +48,14 @@ def run(
     blank = Result(prepared.image, title, options.seed, 0.0, n_done=0, n_total=start.grid.numel())
 
     def redraw(grid: Tensor, n_done: int, n_total: int) -> np.ndarray:
+        """What is shown, uint8 (h, w, 3)."""
         image = rgb(model.decode_to_img(grid, prepared.encoded.zshape))
+        shown = enlarged(image)
         st.session_state["result"] = replace(
             blank, image=image, seconds=progress.seconds, n_done=n_done, n_total=n_total
         )
-        controls.picture.image(enlarged(image), output_format="PNG")
-        return image
+        controls.picture.image(shown, output_format="PNG")
+        return shown
 
     with animation(folder) as add_frame:
         watch = _watcher(controls, progress, redraw, add_frame, every)
@@ -62,9 +64,8 @@ def run(
     controls.elapsed.text(f"Time: {progress.seconds:.1f} seconds")
     controls.progress.empty()
     if folder is not None:
-        path = published(folder / VIDEO)
-        result = st.session_state["result"]
-        st.session_state["result"] = replace(result, video=path.read_bytes(), video_path=path)
+        video, result = folder / VIDEO, st.session_state["result"]
+        st.session_state["result"] = replace(result, video=video.read_bytes(), video_path=published(video))
 
 
 def _watcher(

@@ -49,25 +49,27 @@ def test_large_photographs_are_averaged():
     assert uploads.read_picture("noise.png", file(noise), 10).std() < 0.05
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "a.png: this is no image"),
-        (b"GIF89a", "a.png"),
-        (b"%PDF-1.7 something else altogether", "upload BMP, GIF, JPEG, PNG, TIFF, WEBP"),
-        (file(gradient())[:100], "a.png"),
-        (file(gradient(300, 300), "JPEG")[:900], "cannot read image a.png"),
-        (frames("GIF"), "has 2 frames or pages"),
-        (frames("PNG"), "has 2 frames or pages"),
-        (frames("WEBP"), "has 2 frames or pages"),
-        (frames("TIFF"), "has 2 frames or pages"),
-        (file(gradient(4, 40)), "40 x 4 pixels are a strip"),
-        (file(Image.new("1", (8000, 7000))), "8000 x 7000 pixels are too many"),
-        (file(Image.new("1", (20000, 20000))), "too many"),
-        (bytes(uploads.MAX_BYTES + 2**20), "21 MB are too many, at most 20"),
-    ],
-)
-def test_what_cannot_be_used_is_one_line(content, message):
+NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+UNUSABLE = {
+    "empty": (b"", "a.png: this is no image"),
+    "no more than a beginning": (b"GIF89a", "a.png"),
+    "document": (b"%PDF-1.7 something else altogether", "upload BMP, GIF, JPEG, PNG, TIFF, WEBP"),
+    "half a PNG": (file(NOISE)[:2000], "cannot read image a.png"),
+    "half a JPEG": (file(NOISE, "JPEG")[:1500], "cannot read image a.png"),
+    "animated GIF": (frames("GIF"), "has 2 frames or pages"),
+    "animated PNG": (frames("PNG"), "has 2 frames or pages"),
+    "animated WebP": (frames("WEBP"), "has 2 frames or pages"),
+    "two pages": (frames("TIFF"), "has 2 frames or pages"),
+    "strip": (file(gradient(4, 40)), "40 x 4 pixels are a strip"),
+    "large": (file(Image.new("1", (8000, 7000))), "8000 x 7000 pixels are too many"),
+    "bomb": (file(Image.new("1", (20000, 20000))), "too many"),
+    "many bytes": (bytes(uploads.MAX_BYTES + 2**20), "21 MB are too many, at most 20"),
+}
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_what_cannot_be_used_is_one_line(kind):
+    content, message = UNUSABLE[kind]
     with pytest.raises((ValueError, OSError), match=message) as caught:
         uploads.read_picture("a.png", content, 16)
     assert "\n" not in str(caught.value) and "BytesIO" not in str(caught.value) and "0x" not in str(caught.value)

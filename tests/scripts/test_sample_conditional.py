@@ -89,13 +89,13 @@ def test_order_labels_and_defaults(open_page, tmp_path):
         page.main,
         ("warning", "model"),
         ("text", "Image: (1, 3, 16, 16)"),
-        ("imgs", ""),
+        ("image", ""),
         ("text", "Reconstruction: (1, 3, 16, 16)"),
-        ("imgs", ""),
+        ("image", ""),
         ("text", "segmentation: (1, 9, 16, 16)"),
-        ("imgs", ""),
+        ("image", ""),
         ("info", "Setting idx to c_indices"),
-        ("imgs", ""),
+        ("image", ""),
         ("number_input", "Temperature"),
         ("number_input", "Top k"),
         ("checkbox", "Sample"),
@@ -293,7 +293,9 @@ def upload(page, label, name=None, content=None):
 
 def test_uploads(open_page):
     page = open_page("segmentation")
-    upload(page, "Conditioning: segmentation", "map.png", png((np.arange(24 * 16) % 9).astype(np.uint8).reshape(16, 24)))
+    upload(
+        page, "Conditioning: segmentation", "map.png", png((np.arange(24 * 16) % 9).astype(np.uint8).reshape(16, 24))
+    )
     assert any(text.value == "segmentation: (1, 9, 16, 24)" for text in page.text)
     result = press_sample(page)
     assert result.image.shape == (16, 24, 3) and result.title == "map.png"
@@ -309,6 +311,7 @@ def test_uploads(open_page):
         ("half.png", png(np.zeros((50, 50, 3), np.uint8))[:60], "half.png"),
         ("huge.png", bytes(21 * 2**20), "huge.png: 21 MB are too many"),
     ],
+    ids=["wrong type", "corrupt", "huge"],
 )
 def test_the_page_survives_bad_uploads(open_page, name, content, message):
     page = open_page("unconditional")
