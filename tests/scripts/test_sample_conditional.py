@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_demo
+import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
 from taming.cli import run_command
@@ -30,16 +32,28 @@ def module(name):
     return script
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A function from a kind of conditioning, and options of its config, to a run, the same for all tests."""
+    made = {}
+
+    def run_of(kind, **options):
+        key = (kind, *options.items())
+        if key not in made:
+            made[key] = tiny_demo.save_run(tmp_path_factory.mktemp("runs") / kind, kind, **options)
+        return made[key]
+
+    return run_of
+
+
 @pytest.fixture
-def open_page(tmp_path, monkeypatch):
+def open_page(runs, tmp_path, monkeypatch):
     """A function that opens the page of a run of some kind, in an empty current folder."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 
     def open_(kind, *arguments, **options):
-        logdir = tmp_path / kind
-        run = str(logdir) if logdir.exists() else tiny_demo.save_run(logdir, kind, **options)
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), "-r", run, "--device", "cpu", *arguments])
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), "-r", runs(kind, **options), "--device", "cpu", *arguments])
         return AppTest.from_file(str(SCRIPT), default_timeout=60).run()
 
     return open_
@@ -71,12 +85,13 @@ def assert_in_order(block, *expected):
         assert any(found == kind and text.startswith(beginning) for found, text in shown), (kind, beginning)
 
 
-def test_order_labels_and_defaults(open_page, tmp_path):
+def test_order_labels_and_defaults(open_page, runs):
     page = open_page("segmentation", splits=("validation", "train"))
+    run = runs("segmentation", splits=("validation", "train"))
     assert not page.exception
     assert_in_order(
         page.sidebar,
-        ("text", str(tmp_path / "segmentation" / "checkpoints" / "last.ckpt")),
+        ("text", str(Path(run, "checkpoints", "last.ckpt"))),
         ("text", f"Global step: {tiny_demo.STEP}"),
         ("text", "Options"),
         ("radio", "Split"),
@@ -145,10 +160,9 @@ def test_every_conditioning_is_sampled(open_page, kind):
     assert np.array_equal(again.image, result.image)
 
 
-def test_pixels_are_those_of_make_samples(open_page, tmp_path):
+def test_pixels_are_those_of_make_samples(open_page, runs, tmp_path):
     page = open_page("depth")
-    run = str(tmp_path / "depth")
-    arguments = ["-r", run, "--outdir", str(tmp_path / "out"), "--seed", "5", "--top_k", "7", "--top_p", "0.9"]
+    arguments = ["-r", runs("depth"), "--outdir", str(tmp_path / "out"), "--seed", "5", "--top_k", "7", "--top_p", "0.9"]
     module("make_samples").main([*arguments, "--scale_factor", "1.5", "--temperature", "1.25"])
     labelled(page.number_input, "Seed").set_value(5)
     labelled(page.number_input, "Top k").set_value(7)
@@ -354,20 +368,16 @@ def test_mistakes_are_shown_in_the_page(open_page, arguments, message):
 
 
 def test_a_first_stage_alone_is_told_apart(open_page, tmp_path):
-    stage = json.dumps(tiny_demo.stage())
-    run = tmp_path / "unconditional"
-    page = open_page("unconditional")
-    (run / "configs" / "2021-project.yaml").write_text(f"model: {stage}")
-    import torch
-
-    torch.save(tiny_demo.tiny_model("unconditional").first_stage_model.state_dict(), run / "checkpoints" / "last.ckpt")
-    page.run()
+    run = Path(tiny_demo.save_run(tmp_path / "run", "unconditional"))
+    OmegaConf.save({"model": tiny_demo.stage()}, run / "configs" / "2021-project.yaml")
+    state_dict = tiny_demo.tiny_model("unconditional").first_stage_model.state_dict()
+    torch.save(state_dict, run / "checkpoints" / "last.ckpt")
+    page = open_page("unconditional", "-r", str(run))
     assert "has no transformer to sample from" in page.error[0].value.replace("\\", "")
 
 
-def test_random_weights_without_a_run(open_page, tmp_path, monkeypatch):
-    open_page("unconditional")
-    config = tmp_path / "unconditional" / "configs" / "2021-project.yaml"
+def test_random_weights_without_a_run(runs, monkeypatch):
+    config = Path(runs("unconditional"), "configs", "2021-project.yaml")
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), "-b", str(config), "--precision", "bf16"])
     page = AppTest.from_file(str(SCRIPT), default_timeout=60).run()
     assert page.sidebar.text[0].value == "no checkpoint: random weights"
