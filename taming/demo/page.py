@@ -282,9 +282,9 @@ def show_example(model: Net2NetTransformer, prepared: Prepared, start: Start) ->
             if prepared.picture is not None:
                 st.image(enlarged(prepared.picture), output_format="PNG")
     with next(columns):
+        st.text("Start")
         if start.from_condition:
             st.info("Setting idx to c_indices")
-        st.text("Start")
         st.image(enlarged(rgb(model.decode_to_img(start.grid, encoded.zshape))), output_format="PNG")
 
 
@@ -298,9 +298,10 @@ def show_sampling(model: Net2NetTransformer, prepared: Prepared, start: Start, c
     }
     every = update_every.number_input("Update every", min_value=1, value=75, step=1)
     shape = tuple(start.grid.shape[1:])
-    st.text(f"Sampling shape ({shape[0]},{shape[1]})")
-    animates = st.checkbox("animate")
-    elapsed, place = st.empty(), st.empty()
+    shape_column, animate_column, elapsed_column, place_column = st.columns(4)
+    shape_column.text(f"Sampling shape ({shape[0]},{shape[1]})")
+    animates = animate_column.checkbox("animate")
+    elapsed, place = elapsed_column.empty(), place_column.empty()
     st.text("Sampled")
     begin_column, stop_column, _ = st.columns([1, 1, 4])
     pressed = begin_column.button("Sample", type="primary", width="stretch")
