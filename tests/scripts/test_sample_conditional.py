@@ -162,8 +162,8 @@ def test_every_conditioning_is_sampled(open_page, kind):
 
 def test_pixels_are_those_of_make_samples(open_page, runs, tmp_path):
     page = open_page("depth")
-    arguments = ["-r", runs("depth"), "--outdir", str(tmp_path / "out"), "--seed", "5", "--top_k", "7", "--top_p", "0.9"]
-    module("make_samples").main([*arguments, "--scale_factor", "1.5", "--temperature", "1.25"])
+    arguments = ["-r", runs("depth"), "--outdir", str(tmp_path / "out"), "--seed", "5", "--scale_factor", "1.5"]
+    module("make_samples").main([*arguments, "--top_k", "7", "--top_p", "0.9", "--temperature", "1.25"])
     labelled(page.number_input, "Seed").set_value(5)
     labelled(page.number_input, "Top k").set_value(7)
     labelled(page.number_input, "Top p").set_value(0.9)
@@ -176,9 +176,9 @@ def test_pixels_are_those_of_make_samples(open_page, runs, tmp_path):
     assert made.shape == result.image.shape == (24, 24, 3) and np.abs(made.astype(int) - result.image).max() <= 1
 
 
-def test_pixels_are_those_of_sample_fast(open_page, tmp_path):
+def test_pixels_are_those_of_sample_fast(open_page, runs, tmp_path):
     page = open_page("class_label")
-    run = str(tmp_path / "class_label")
+    run = runs("class_label")
     module("sample_fast").main(
         ["-r", run, "-n", "2", "--classes", "3", "--seed", "5", "-k", "100", "-o", str(tmp_path)]
     )
