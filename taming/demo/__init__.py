@@ -1,0 +1,1 @@
+"""The demo in the browser: `page` draws it with Streamlit, everything else does without."""

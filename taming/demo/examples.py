@@ -1,0 +1,228 @@
+"""What the demo samples from: an example of the data, or uploads in its place, as a batch of one.
+
+(h, w) image, l conditioning tokens.
+"""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from taming.config import instantiate_from_config
+from taming.data.seeded import SeededViews
+from taming.data.utils import custom_collate
+from taming.demo.uploads import cut_to
+from taming.images import to_uint8
+from taming.models.autoencoder import VQAutoencoder
+from taming.models.cond_transformer import Net2NetTransformer
+from taming.models.conditioning import LAYOUTS
+from taming.modules.misc.coord import CoordStage
+from taming.modules.util import Labelator
+from taming.sampling.dataset_jobs import Split
+from taming.sampling.decode import Key
+from taming.sampling.encoding import EncodedBatch, encode_batch, has_pictures
+from taming.sampling.windows import default_side
+
+PLOT_SIDE = 256
+"""Layouts are drawn with at least so many pixels, or nobody could read the names in them."""
+
+Batch = Mapping[str, Any]
+
+
+def split_names(config: DictConfig) -> list[str]:
+    """The splits of the data that `config.data` describes, sorted; none without that section."""
+    if config.get("data") is None:
+        return []
+    return sorted(instantiate_from_config(config.data).dataset_configs)
+
+
+def check_numbered(split: Split) -> None:
+    """Raises ValueError for a data set without numbered examples, and for an empty one."""
+    if not hasattr(split.dataset, "__len__"):
+        raise ValueError(f"split {split.name}: a stream has no numbered examples; give other data, or upload an image")
+    if len(split.dataset) == 0:
+        raise ValueError(f"split {split.name}: the data set is empty")
+
+
+def read_example(split: Split, index: int, seed: int) -> Batch:
+    """Example `index` as a batch; what is random about it, such as its crop, depends on the seed.
+
+    It is what scripts/make_samples.py reads. Raises what the data set raises, and ValueError for items that make no
+    batch.
+    """
+    try:
+        return custom_collate([SeededViews(split.dataset, seed)[index, 0]])
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"split {split.name}, example {index}: {error}") from error
+
+
+def is_class_conditional(model: Net2NetTransformer) -> bool:
+    return isinstance(model.cond_stage_model, Labelator)
+
+
+def is_layout_conditional(model: Net2NetTransformer) -> bool:
+    return model.cond_stage_key in LAYOUTS
+
+
+def takes_map(model: Net2NetTransformer) -> bool:
+    """Whether the model is conditioned on another image than the one it makes: labels, depth and the like."""
+    return isinstance(model.cond_stage_model, VQAutoencoder) and model.cond_stage_key != model.first_stage_key
+
+
+def with_uploads(
+    model: Net2NetTransformer,
+    batch: Batch | None,
+    *,
+    picture: np.ndarray | None = None,
+    conditioning: np.ndarray | None = None,
+    label: int | None = None,
+) -> Batch:
+    """The batch with an uploaded picture and conditioning, float32 (h, w, k), and a chosen class in their places.
+
+    Without an example a grey image stands in, where the model needs nothing else of it. Raises ValueError if it does.
+    """
+    changed = dict(batch or {})
+    if conditioning is not None:
+        size = conditioning.shape[:2]
+        changed = {model.cond_stage_key: _as_batch(conditioning)}
+        picture = _grey(model, *size) if picture is None else cut_to(picture, *size)
+    elif takes_map(model) or is_layout_conditional(model):
+        if batch is None:
+            raise ValueError(_missing(model))
+        if picture is not None:
+            picture = cut_to(picture, *batch[model.first_stage_key].shape[1:3])
+    elif batch is None and picture is None:
+        side = model.first_stage_model.encoder.resolution
+        picture = _grey(model, side, side)
+    if picture is not None:
+        changed[model.first_stage_key] = _as_batch(picture)
+        if isinstance(model.cond_stage_model, CoordStage):
+            changed[model.cond_stage_key] = _as_batch(_coordinates(*picture.shape[:2]))
+    if is_class_conditional(model) and (label is not None or model.cond_stage_key not in changed):
+        changed[model.cond_stage_key] = torch.tensor([label or 0])
+        changed.pop("human_label", None)
+    return changed
+
+
+def _missing(model: Net2NetTransformer) -> str:
+    key = model.cond_stage_key
+    remedy = "upload one in the sidebar, or " if takes_map(model) else ""
+    needed = f"there is no example with {key}, which this model needs"
+    return f"{needed}: {remedy}give data with --ignore_base_data and data=..."
+
+
+def _as_batch(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(image)[None]  # (h, w, k) -> (1, h, w, k)
+
+
+def _grey(model: Net2NetTransformer, height: int, width: int) -> np.ndarray:
+    return np.zeros((height, width, model.first_stage_model.encoder.in_channels), dtype=np.float32)
+
+
+def _coordinates(height: int, width: int) -> np.ndarray:
+    """The raster index of each pixel by their number, float32 (h, w, 1): the whole image is looked at."""
+    return (np.arange(height * width, dtype=np.float32) / (height * width)).reshape(height, width, 1)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An example that is ready to be shown and sampled.
+
+    key names the random numbers of its sample, as in the commands. image, reconstruction and picture (of the
+    conditioning, None if there is none) are uint8 (h, w, 3); condition_text says what the model is given, None if
+    nothing. conditioning holds the arguments of `sample_windowed` that say so.
+    """
+
+    encoded: EncodedBatch
+    key: Key
+    image: np.ndarray
+    reconstruction: np.ndarray
+    picture: np.ndarray | None
+    condition_text: str | None
+    conditioning: Mapping[str, Any]
+
+
+def prepare(
+    model: Net2NetTransformer, batch: Batch, *, split: Split | None, index: int, scale_factor: float
+) -> Prepared:
+    """Encode a batch of one at another scale. Raises ValueError if it lacks what the model reads or does not fit it."""
+    shows_maps = has_pictures(model) and not is_layout_conditional(model) and not model.be_unconditional
+    encoded = encode_batch(model, batch, scale_factor=scale_factor, pictures=shows_maps)
+    picture = to_uint8(encoded.pictures[0]) if shows_maps else None
+    if is_layout_conditional(model):
+        picture = layout_picture(split, model.cond_stage_key, encoded.condition[0], encoded.images.shape[2:])
+    label = int(encoded.condition[0, 0]) if is_class_conditional(model) else None
+    return Prepared(
+        encoded,
+        (label, index),
+        image=rgb(encoded.images),
+        reconstruction=rgb(model.decode_to_img(encoded.tokens, encoded.zshape)),
+        picture=picture,
+        condition_text=_condition_text(model, batch, scale_factor),
+        conditioning=_layout_of_windows(model, split, batch, tuple(encoded.tokens.shape[1:]), index)
+        or {"c": encoded.condition},
+    )
+
+
+def rgb(images: Tensor) -> np.ndarray:
+    """The first of images (1, c, h, w) in [-1, 1] as uint8 (h, w, 3), grey if it has not three channels."""
+    shown = images[:1] if images.shape[1] == 3 else images[:1, :1].expand(-1, 3, -1, -1)
+    return to_uint8(shown[0])
+
+
+def _condition_text(model: Net2NetTransformer, batch: Batch, scale_factor: float) -> str | None:
+    if model.be_unconditional:
+        return None
+    key = model.cond_stage_key
+    if is_class_conditional(model):
+        names = batch.get("human_label")
+        return f"{key}: {int(batch[key][0])}" + (f" ({names[0]})" if names else "")
+    shape = tuple(model.get_input(key, batch).shape)
+    if len(shape) == 4:
+        shape = (*shape[:2], *(int(side * scale_factor) for side in shape[2:]))
+    return f"{key}: {shape}"
+
+
+def layout_picture(split: Split | None, key: str, tokens: Tensor, size: tuple[int, int]) -> np.ndarray | None:
+    """A layout (l,) drawn by the data set that it is from, uint8 (h, w, 3); None if that cannot draw it.
+
+    `size` is height and width of the image.
+    """
+    builder = _builder(split, key)
+    if builder is None:
+        return None
+    factor = max(1, -(-PLOT_SIDE // min(size)))
+    height, width = (side * factor for side in size)
+    label_of = split.dataset.get_textual_label_for_category_no
+    return to_uint8(builder.plot(tokens.cpu(), label_of, (width, height)))
+
+
+def _builder(split: Split | None, key: str):
+    return getattr(split and split.dataset, "conditional_builders", {}).get(key)
+
+
+def _layout_of_windows(
+    model: Net2NetTransformer, split: Split | None, batch: Batch, shape: tuple[int, int], index: int
+) -> Mapping[str, Any]:
+    """What each window shows of a layout, where a grid of `shape` does not fit into one; nothing for anything else.
+
+    Objects come in an order drawn for each cell, as in training they came for each image.
+    """
+    builder = _builder(split, model.cond_stage_key) if is_layout_conditional(model) else None
+    if builder is None or "annotations" not in batch:
+        return {}
+    window = default_side(model.transformer.block_size, lambda side: builder.embedding_dim)
+    (height, width), annotations = shape, batch["annotations"][0]
+    if min(shape) < window or shape == (window, window):
+        return {}
+
+    def tokens(i: int, j: int, r0: int, c0: int) -> Tensor:
+        crop = (c0 / width, r0 / height, window / width, window / height)
+        return builder.build(annotations, crop, rng=random.Random(f"{index}/{i}/{j}"))[None]
+
+    return {"c": None, "cond_fn": tokens, "window": window, "anchor": (window - 1) // 2}
