@@ -38,7 +38,10 @@ TOP_K = 250  # the default of sample_fast.py
 
 @dataclass(frozen=True)
 class Size:
-    """A class-conditional model: one token of conditioning, then `tokens`."""
+    """A class-conditional model: one token of conditioning, then `tokens`.
+
+    measures_growth: time the last steps against the first, which takes as long as a round.
+    """
 
     n_layer: int
     n_head: int
@@ -46,6 +49,7 @@ class Size:
     vocab_size: int
     batches: tuple[int, ...]
     tokens: int = 256
+    measures_growth: bool = True
 
     @property
     def kwargs(self) -> dict[str, int]:
@@ -55,7 +59,7 @@ class Size:
 
 SIZES = {
     "small": Size(12, 8, 512, 1024, (1, 8, 25)),
-    "large": Size(24, 16, 1024, 16384, (8, 25)),
+    "large": Size(24, 16, 1024, 16384, (8, 25), measures_growth=False),
     "1.4B": Size(48, 24, 1536, 16384, (1, 8, 64)),
     "quick": Size(2, 4, 64, 128, (1, 3), tokens=32),
 }
@@ -188,7 +192,7 @@ def time_size(name: str, size: Size, peer: Peer, roof: Roof, options: argparse.N
         ours = statistics.median(times["decode"])
         record["floor"][label] = describe_speed(size, batch_size, ours, roof, next(sides.ours.parameters()).dtype)
         print(format_table(timings[-2:], []), f"\n  {record['floor'][label]}", flush=True)
-    if name != "large":  # of which it would take ten minutes, and no more is to be learnt
+    if size.measures_growth:
         record["growth"] = growth(sides, max(size.batches))
         print(
             f"last steps over first at batch {max(size.batches)}: {record['growth']} (aim {GROWTH_LIMIT})", flush=True

@@ -17,7 +17,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from taming.cli import add_device_options, run_command  # noqa: E402
-from taming.evaluation_conditions import MEASURES, evaluate_condition, examples, scenes_of  # noqa: E402
+from taming.evaluation_conditions import MEASURES, evaluate_condition, examples, sample_unconditional, scenes_of  # noqa: E402
 from taming.files import atomic_path  # noqa: E402
 from taming.images import labelled_grid, save_png  # noqa: E402
 from taming.runs import LoadedModel, build_model, load_run_config, resolve_run  # noqa: E402
@@ -52,24 +52,21 @@ def _load(run: str, options: argparse.Namespace) -> LoadedModel:
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = get_parser().parse_args(argv)
-    unconditional = _load(options.unconditional, options).model if options.unconditional else None
     filters = {"seed": options.seed, "top_k": options.top_k, "temperature": options.temperature}
+    sizes = {"count": options.num_samples, "batch_size": options.batch_size}
+    unconditional = None
+    if options.unconditional:
+        unconditional = sample_unconditional(_load(options.unconditional, options).model, **sizes, **filters)
     figures, pictures = {}, {}
     for run in options.runs:
         loaded = _load(run, options)
-        figures[run] = evaluate_condition(
-            loaded.model,
-            scenes_of(loaded.config),
-            count=options.num_samples,
-            batch_size=options.batch_size,
-            unconditional=unconditional,
-            **filters,
-        )
+        scenes = scenes_of(loaded.config)
+        figures[run] = evaluate_condition(loaded.model, scenes, unconditional=unconditional, **sizes, **filters)
         print(f"{run}: {MEASURES[loaded.model.cond_stage_key].name}")
         for name, score in figures[run].items():
             print(f"  {name:22} {score:.3f}", flush=True)
         if options.picture:
-            pictures |= examples(loaded.model, scenes_of(loaded.config), count=SHOWN, **filters)
+            pictures |= examples(loaded.model, scenes, count=SHOWN, **filters)
     if options.picture:
         save_png(options.picture, labelled_grid(pictures))
     if options.json:

@@ -29,7 +29,7 @@ from taming.reconstructions import (  # noqa: E402
     run_reconstructions,
 )
 from taming.runs import build_model, resolve_run  # noqa: E402
-from taming.sampling.run_options import add_run_options, load_configs  # noqa: E402
+from taming.sampling.commands import add_run_options, load_configs  # noqa: E402
 from taming.shards import find_shard, own_device  # noqa: E402
 from taming.tokenizers import load_data  # noqa: E402
 
@@ -41,6 +41,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     add_run_options(parser)
     add = parser.add_argument
+    add("--outdir", required=True, help="folder that gets the images")
     add("--dalle", default="", metavar="DIR", help="instead of a run: OpenAI's dVAE, the folder of its two files")
     add("--split", default="validation", help="train, validation or test (default: %(default)s)")
     add("--num_samples", type=int, help="only the first so many images (default: all)")

@@ -10,7 +10,6 @@ overrides `section.key=value` may be added; `data={...}` replaces the data toget
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ if str(ROOT) not in sys.path:
 
 from taming.cli import add_device_options, run_command, split_dotlist  # noqa: E402
 from taming.runs import build_model, resolve_run  # noqa: E402
+from taming.sampling.commands import add_run_options, carry_out, load_configs  # noqa: E402
 from taming.sampling.dataset_jobs import (  # noqa: E402
     DatasetJob,
     DatasetOptions,
@@ -28,8 +28,6 @@ from taming.sampling.dataset_jobs import (  # noqa: E402
     run_dataset_job,
 )
 from taming.sampling.options import add_filter_options, add_job_options  # noqa: E402
-from taming.sampling.run_options import add_run_options, load_configs  # noqa: E402
-from taming.sampling.samples import at_precision  # noqa: E402
 from taming.shards import find_shard, own_device  # noqa: E402
 
 CHOICES = ("num_samples", "batch_size", "top_k", "temperature", "top_p", "seed", "overwrite", "precision", "window",
@@ -42,6 +40,7 @@ def get_parser() -> argparse.ArgumentParser:
         epilog="Config overrides such as data.params.validation.params.size=256 may be added.",
     )
     add_run_options(parser)
+    parser.add_argument("--outdir", required=True, help="folder that gets the samples")
     add = parser.add_argument
     add_filter_options(parser, top_k=100)
     add("--split", help="train, validation or test (default: the first of those there are, by the alphabet)")
@@ -71,14 +70,7 @@ def plan(options: argparse.Namespace, overrides: Sequence[str]) -> DatasetJob:
 def main(argv: Sequence[str] | None = None) -> None:
     options, overrides = split_dotlist(get_parser(), argv)
     job = plan(options, overrides)
-    shows = job.options.shard.index == 0 or options.shard is not None  # one process of torchrun is enough
-    start, n_images = time.monotonic(), len(job.remaining())
-    if shows:
-        print(f"{job.describe()}\nsamples go to {job.folder}", flush=True)
-    with at_precision(job.model, options.precision):
-        run_dataset_job(job, progress=shows)
-    if shows:
-        print(f"{n_images} images in {time.monotonic() - start:.1f} s")
+    carry_out(job, run_dataset_job, options, n_images=len(job.remaining()))
 
 
 if __name__ == "__main__":

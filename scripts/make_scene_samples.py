@@ -14,7 +14,6 @@ Config overrides `section.key=value` may be added.
 import argparse
 import re
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,10 +23,9 @@ if str(ROOT) not in sys.path:
 
 from taming.cli import add_device_options, run_command, split_dotlist  # noqa: E402
 from taming.runs import build_model, resolve_run  # noqa: E402
+from taming.sampling.commands import add_run_options, carry_out, load_configs  # noqa: E402
 from taming.sampling.dataset_jobs import build_split  # noqa: E402
 from taming.sampling.options import add_filter_options, add_job_options  # noqa: E402
-from taming.sampling.run_options import add_run_options, load_configs  # noqa: E402
-from taming.sampling.samples import at_precision  # noqa: E402
 from taming.sampling.scene_jobs import (  # noqa: E402
     SEED,
     SceneJob,
@@ -51,6 +49,7 @@ def get_parser() -> argparse.ArgumentParser:
         conflict_handler="resolve",
     )
     add_run_options(parser)
+    parser.add_argument("--outdir", required=True, help="folder that gets the samples")
     add_filter_options(parser, top_k=100)
     add_job_options(parser, batch_size=4)
     add = parser.add_argument
@@ -98,14 +97,7 @@ def plan(options: argparse.Namespace, overrides: Sequence[str]) -> SceneJob:
 def main(argv: Sequence[str] | None = None) -> None:
     options, overrides = split_dotlist(get_parser(), argv)
     job = plan(options, overrides)
-    shows = job.options.shard.index == 0 or options.shard is not None  # one process of torchrun is enough
-    start, n_images = time.monotonic(), job.n_remaining
-    if shows:
-        print(f"{job.describe()}\nsamples go to {job.folder}", flush=True)
-    with at_precision(job.model, options.precision):
-        run_scene_job(job, progress=shows)
-    if shows:
-        print(f"{n_images} images in {time.monotonic() - start:.1f} s")
+    carry_out(job, run_scene_job, options, n_images=job.n_remaining)
 
 
 if __name__ == "__main__":

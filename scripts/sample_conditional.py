@@ -19,7 +19,7 @@ if str(ROOT) not in sys.path:
 from taming.cli import add_device_options, run_command, select_device, split_dotlist  # noqa: E402
 from taming.config import COMMAND_LINE, ConfigError  # noqa: E402
 from taming.runs import resolve_run  # noqa: E402
-from taming.sampling.run_options import load_configs  # noqa: E402
+from taming.sampling.commands import add_run_options, load_configs  # noqa: E402
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,12 +36,7 @@ def get_parser() -> argparse.ArgumentParser:
         usage="streamlit run scripts/sample_conditional.py -- [options] [section.key=value ...]",
         epilog="Config overrides such as data.params.validation.params.size=256 may be added.",
     )
-    add = parser.add_argument
-    add("-r", "--resume", default="", metavar="RUN", help="run folder, or checkpoint file in one")
-    add("-b", "--base", nargs="*", default=[], metavar="YAML", help="configs, after those of the run")
-    text = "use this config only; without a file, the last of -b"
-    add("-c", "--config", nargs="?", const=True, default="", metavar="YAML", help=text)
-    add("--ignore_base_data", action="store_true", help="drop `data` from all files; give data=... instead")
+    add_run_options(parser)
     add_device_options(parser)
     return parser
 

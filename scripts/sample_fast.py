@@ -12,7 +12,6 @@ Config overrides `section.key=value` may be added.
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,10 +22,11 @@ if str(ROOT) not in sys.path:
 from taming.cli import add_device_options, run_command, split_dotlist  # noqa: E402
 from taming.runs import build_model, load_run_config, resolve_run  # noqa: E402
 from taming.sampling.classes import check_classes  # noqa: E402
+from taming.sampling.commands import carry_out  # noqa: E402
 from taming.sampling.jobs import check_npz, run_job, save_npz  # noqa: E402
 from taming.sampling.options import SamplingOptions, add_filter_options, add_job_options  # noqa: E402
 from taming.sampling.plan import SamplingJob, plan_job  # noqa: E402
-from taming.sampling.samples import at_precision, latent_shape  # noqa: E402
+from taming.sampling.samples import latent_shape  # noqa: E402
 from taming.sampling.scores import RESNET101, load_score  # noqa: E402
 from taming.shards import find_shard, own_device  # noqa: E402
 
@@ -92,14 +92,7 @@ def plan(options: argparse.Namespace, overrides: Sequence[str]) -> SamplingJob:
 def main(argv: Sequence[str] | None = None) -> None:
     options, overrides = split_dotlist(get_parser(), argv)
     job = plan(options, overrides)
-    shows = job.options.shard.index == 0 or options.shard is not None  # one process of torchrun is enough
-    if shows:
-        print(f"{job.describe()}\nsamples go to {job.folder}", flush=True)
-    start, n_images = time.monotonic(), job.n_remaining
-    with at_precision(job.model, options.precision):
-        run_job(job, progress=shows)
-    if shows:
-        print(f"{n_images} images in {time.monotonic() - start:.1f} s")
+    carry_out(job, run_job, options, n_images=job.n_remaining)
     if options.npz and save_npz(job, options.npz):
         print(f"all images are in {options.npz}")
 

@@ -9,7 +9,6 @@ overrides `section.key=value` may be added.
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,8 +19,8 @@ if str(ROOT) not in sys.path:
 from taming.cli import add_device_options, run_command, split_dotlist  # noqa: E402
 from taming.data._io import read_list  # noqa: E402
 from taming.runs import load_model, resolve_run  # noqa: E402
+from taming.sampling.commands import carry_out  # noqa: E402
 from taming.sampling.options import SamplingOptions, add_filter_options, add_job_options  # noqa: E402
-from taming.sampling.samples import at_precision  # noqa: E402
 from taming.sampling.text_jobs import TextJob, plan_text_job, run_text_job  # noqa: E402
 from taming.shards import find_shard, own_device  # noqa: E402
 
@@ -67,14 +66,7 @@ def plan(options: argparse.Namespace, overrides: Sequence[str]) -> TextJob:
 def main(argv: Sequence[str] | None = None) -> None:
     options, overrides = split_dotlist(get_parser(), argv)
     job = plan(options, overrides)
-    shows = job.options.shard.index == 0 or options.shard is not None  # one process of torchrun is enough
-    start, n_images = time.monotonic(), len(job.remaining())
-    if shows:
-        print(f"{job.describe()}\nsamples go to {job.folder}", flush=True)
-    with at_precision(job.model, options.precision):
-        run_text_job(job, progress=shows)
-    if shows:
-        print(f"{n_images} images in {time.monotonic() - start:.1f} s")
+    carry_out(job, run_text_job, options, n_images=len(job.remaining()))
 
 
 if __name__ == "__main__":

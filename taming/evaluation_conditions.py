@@ -202,13 +202,13 @@ def evaluate_condition(
     count: int,
     seed: int,
     batch_size: int = 64,
-    unconditional: Net2NetTransformer | None = None,
+    unconditional: Tensor | None = None,
     **filters,
 ) -> dict[str, float]:
     """Scores of real images, reconstructions and samples of the first `count` scenes, by what was scored.
 
-    `unconditional` adds, as the floor, samples of a model that does not know the condition. `filters` are the options
-    of `next_token`. Raises ValueError for a model without a condition that can be measured.
+    `unconditional` (count, 3, h, w) adds, as the floor, samples of a model that does not know the condition. `filters`
+    are the options of `next_token`. Raises ValueError for a model without a condition that can be measured.
     """
     check_second_stage(model)
     if model.be_unconditional or model.cond_stage_key not in MEASURES:
@@ -227,7 +227,7 @@ def evaluate_condition(
         sampled.append(sample(model, condition, indices, seed=seed, **filters))
     results = {"real images": real, "reconstructions": reconstructed, "samples": sampled}
     if unconditional is not None:
-        results["unconditional samples"] = list(_without_condition(unconditional, count, batch_size, seed, **filters))
+        results["unconditional samples"] = [unconditional]
     score = MEASURES[model.cond_stage_key].score
     return {name: score(torch.cat(images), wanted, scenes) for name, images in results.items()}
 
@@ -290,11 +290,16 @@ def sample(model: Net2NetTransformer, condition: Tensor, indices: Iterable[int],
     return model.decode_to_img(tokens, (len(tokens), d, h, w)).clamp(-1, 1).cpu()
 
 
-def _without_condition(model: Net2NetTransformer, count: int, batch_size: int, seed: int, **filters):
+def sample_unconditional(
+    model: Net2NetTransformer, *, count: int, seed: int, batch_size: int = 64, **filters
+) -> Tensor:
+    """Images (count, 3, h, w) as `evaluate_condition` samples them. Raises ValueError for a model with a condition."""
     check_second_stage(model)
     if not model.be_unconditional:
         raise ValueError(f"the unconditional run is conditioned on {model.cond_stage_key!r}")
+    images = []
     for start in range(0, count, batch_size):
         indices = range(start, min(start + batch_size, count))
         condition = torch.full((len(indices), 1), model.sos_token, device=model.device)
-        yield sample(model, condition, indices, seed=seed, **filters)
+        images.append(sample(model, condition, indices, seed=seed, **filters))
+    return torch.cat(images)

@@ -62,7 +62,7 @@ def labelled_grid(
     side is below `min_tile` pixels are enlarged by a whole factor, without smoothing. Raises ValueError for images of
     different sizes, or more titles than columns.
     """
-    tiles = {label: _enlarge(to_uint8(images), min_tile) for label, images in rows.items()}
+    tiles = {label: enlarged(to_uint8(images), min_tile) for label, images in rows.items()}
     sizes = {row.shape[1:] for row in tiles.values()}
     if len(sizes) != 1:
         raise ValueError(f"a labelled grid needs images of one size, not {sorted(sizes)}")
@@ -89,9 +89,10 @@ def labelled_grid(
     return np.asarray(canvas)
 
 
-def _enlarge(images: np.ndarray, min_tile: int) -> np.ndarray:
-    factor = max(1, -(-min_tile // min(images.shape[1:3])))
-    return images.repeat(factor, axis=1).repeat(factor, axis=2)  # (n, h, w, 3) -> (n, f*h, f*w, 3)
+def enlarged(images: np.ndarray, at_least: int) -> np.ndarray:
+    """Images (..., h, w, 3) whose shorter side is below `at_least` pixels, larger by a whole factor, not smoothed."""
+    factor = max(1, -(-at_least // min(images.shape[-3:-1])))
+    return images.repeat(factor, axis=-3).repeat(factor, axis=-2)  # (..., h, w, 3) -> (..., f*h, f*w, 3)
 
 
 def _text_size(texts, font) -> tuple[int, int]:

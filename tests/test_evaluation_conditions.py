@@ -25,6 +25,7 @@ from taming.evaluation_conditions import (
     kind_of,
     label_maps,
     mean_iou,
+    sample_unconditional,
     scenes_of,
 )
 
@@ -158,7 +159,7 @@ def test_kind_of_scene_by_ground_and_sea():
 @pytest.mark.parametrize("key", ["segmentation", "objects_bbox", "class_label"])
 def test_an_untrained_model_is_scored_beside_real_images(key):
     model, config = tiny_model(key)
-    unconditional, _ = tiny_model("image")
+    unconditional = sample_unconditional(tiny_model("image")[0], count=8, seed=0, batch_size=5, top_k=10)
     scores = evaluate_condition(
         model, scenes_of(config), count=8, seed=0, batch_size=5, unconditional=unconditional, top_k=10
     )
@@ -187,7 +188,7 @@ def test_what_cannot_be_measured_is_said():
     with pytest.raises(ValueError, match="count=999"):
         evaluate_condition(model, scenes_of(config), count=999, seed=0)
     with pytest.raises(ValueError, match="conditioned on 'class_label'"):
-        evaluate_condition(model, scenes_of(config), count=4, seed=0, unconditional=model)
+        sample_unconditional(model, count=4, seed=0)
 
 
 def test_other_data_are_refused():

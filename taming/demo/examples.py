@@ -3,7 +3,6 @@
 (h, w) image, l conditioning tokens.
 """
 
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +25,7 @@ from taming.modules.util import Labelator
 from taming.sampling.dataset_jobs import Split
 from taming.sampling.decode import Key
 from taming.sampling.encoding import EncodedBatch, encode_batch, has_pictures
+from taming.sampling.window_conditioning import layout_in_windows
 from taming.sampling.windows import default_side
 
 PLOT_SIDE = 256
@@ -209,20 +209,12 @@ def _builder(split: Split | None, key: str):
 def _layout_of_windows(
     model: Net2NetTransformer, split: Split | None, batch: Batch, shape: tuple[int, int], index: int
 ) -> Mapping[str, Any]:
-    """What each window shows of a layout, where a grid of `shape` does not fit into one; nothing for anything else.
-
-    Objects come in an order drawn for each cell, as in training they came for each image.
-    """
+    """What says so where a layout's grid of `shape` does not fit into one window; nothing for anything else."""
     builder = _builder(split, model.cond_stage_key) if is_layout_conditional(model) else None
     if builder is None or "annotations" not in batch:
         return {}
     window = default_side(model.transformer.block_size, lambda side: builder.embedding_dim)
-    (height, width), annotations = shape, batch["annotations"][0]
     if min(shape) < window or shape == (window, window):
         return {}
-
-    def tokens(i: int, j: int, r0: int, c0: int) -> Tensor:
-        crop = (c0 / width, r0 / height, window / width, window / height)
-        return builder.build(annotations, crop, rng=random.Random(f"{index}/{i}/{j}"))[None]
-
-    return {"c": None, "cond_fn": tokens, "window": window, "anchor": (window - 1) // 2}
+    cond_fn = layout_in_windows(builder, batch["annotations"][0], shape, window, str(index))
+    return {"c": None, "cond_fn": cond_fn, "window": window, "anchor": (window - 1) // 2}

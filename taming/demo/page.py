@@ -32,7 +32,7 @@ from taming.demo.examples import (
     takes_map,
     with_uploads,
 )
-from taming.demo.results import Result, enlarged, png
+from taming.demo.results import Result, for_screen, png
 from taming.demo.running import Controls, run
 from taming.demo.sampling import Rectangle, Start, drawn_seed, first_half, start_of
 from taming.models.cond_transformer import Net2NetTransformer
@@ -272,20 +272,20 @@ def show_example(model: Net2NetTransformer, prepared: Prepared, start: Start) ->
     encoded = prepared.encoded
     with next(columns):
         st.text(f"Image: {tuple(encoded.images.shape)}")
-        st.image(enlarged(prepared.image), output_format="PNG")
+        st.image(for_screen(prepared.image), output_format="PNG")
     with next(columns):
         st.text(f"Reconstruction: {(1, 3, *prepared.reconstruction.shape[:2])}")
-        st.image(enlarged(prepared.reconstruction), output_format="PNG")
+        st.image(for_screen(prepared.reconstruction), output_format="PNG")
     if prepared.condition_text is not None:
         with next(columns):
             st.text(prepared.condition_text)
             if prepared.picture is not None:
-                st.image(enlarged(prepared.picture), output_format="PNG")
+                st.image(for_screen(prepared.picture), output_format="PNG")
     with next(columns):
         st.text("Start")
         if start.from_condition:
             st.info("Setting idx to c_indices")
-        st.image(enlarged(rgb(model.decode_to_img(start.grid, encoded.zshape))), output_format="PNG")
+        st.image(for_screen(rgb(model.decode_to_img(start.grid, encoded.zshape))), output_format="PNG")
 
 
 def show_sampling(model: Net2NetTransformer, prepared: Prepared, start: Start, choices: Choices) -> None:
@@ -316,7 +316,7 @@ def show_sampling(model: Net2NetTransformer, prepared: Prepared, start: Start, c
         draw_stop(stop, enabled=False)
     elif (result := st.session_state.get("result")) is not None:
         elapsed.text(f"Time: {result.seconds:.1f} seconds")
-        controls.picture.image(enlarged(result.image), output_format="PNG")
+        controls.picture.image(for_screen(result.image), output_format="PNG")
     if (result := st.session_state.get("result")) is not None:
         show_result(result)
 

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from taming.files import atomic_path
+from taming.images import enlarged
 from taming.video import video_writer
 
 VIDEO = "sampling.mp4"
@@ -48,10 +49,9 @@ class Result:
         return f"{self.title}, seed {self.seed}, {self.seconds:.1f} seconds{state}"
 
 
-def enlarged(image: np.ndarray, at_least: int = SHOWN_SIDE) -> np.ndarray:
-    """An image uint8 (h, w, 3) that is smaller than `at_least` pixels, larger by a whole factor, not smoothed."""
-    factor = max(1, -(-at_least // min(image.shape[:2])))
-    return image.repeat(factor, axis=0).repeat(factor, axis=1)  # (h, w, 3) -> (f*h, f*w, 3)
+def for_screen(image: np.ndarray) -> np.ndarray:
+    """An image uint8 (h, w, 3), enlarged if it is small."""
+    return enlarged(image, SHOWN_SIDE)
 
 
 def png(image: np.ndarray) -> bytes:

@@ -10,7 +10,7 @@ from streamlit.delta_generator import DeltaGenerator
 from torch import Tensor
 
 from taming.demo.examples import Prepared, rgb
-from taming.demo.results import VIDEO, Result, animation, enlarged, published
+from taming.demo.results import VIDEO, Result, animation, for_screen, published
 from taming.demo.sampling import Progress, Start, sample, step_text
 from taming.models.cond_transformer import Net2NetTransformer
 from taming.sampling.dataset_jobs import DatasetOptions
@@ -50,7 +50,7 @@ def run(
     def redraw(grid: Tensor, n_done: int, n_total: int) -> np.ndarray:
         """What is shown, uint8 (h, w, 3)."""
         image = rgb(model.decode_to_img(grid, prepared.encoded.zshape))
-        shown = enlarged(image)
+        shown = for_screen(image)
         st.session_state["result"] = replace(
             blank, image=image, seconds=progress.seconds, n_done=n_done, n_total=n_total
         )

@@ -19,7 +19,7 @@ from torchvision.utils import make_grid
 
 from taming.data.conditional_builder.objects_center_points import ObjectsCenterPointsConditionalBuilder
 from taming.data.conditional_builder.utils import FULL_CROP
-from taming.data.helper_types import Annotation, BoundingBox
+from taming.data.helper_types import Annotation
 from taming.data.scene_layout import SceneLayout
 from taming.images import displayable
 from taming.models.cond_transformer import Net2NetTransformer
@@ -30,6 +30,7 @@ from taming.sampling.file_jobs import FileJob, continued, start
 from taming.sampling.manifest import environment
 from taming.sampling.options import JobOptions, TopK, check_num_samples
 from taming.sampling.samples import check_second_stage
+from taming.sampling.window_conditioning import layout_in_windows
 from taming.sampling.windowed import sample_windowed
 from taming.sampling.windows import default_side
 from taming.sampling.writers import output
@@ -249,16 +250,15 @@ def run_scene_job(job: SceneJob, *, progress: bool = True) -> Path:
 
 
 def _sample(job: SceneJob, place: int, annotations: Sequence[Annotation], numbers: Sequence[int]) -> Tensor:
-    """Samples (b, 3, h, w) by their numbers, around [-1, 1].
-
-    The order of objects is drawn anew for every cell, as it was for every image in training.
-    """
+    """Samples (b, 3, h, w) by their numbers, around [-1, 1]."""
     (height, width), window, options = job.shape, job.window, job.options
     seed, key = job.manifest["seed"], job.layouts.keys[place]
+    layouts = [
+        layout_in_windows(job.builder, annotations, job.shape, window, f"{seed}/{key}/{number}") for number in numbers
+    ]
 
-    def tokens(i: int, j: int, r0: int, c0: int) -> Tensor:
-        crop = (c0 / width, r0 / height, window / width, window / height)
-        return torch.stack([_build(job, annotations, crop, f"{seed}/{key}/{number}/{i}/{j}") for number in numbers])
+    def tokens(*cell: int) -> Tensor:
+        return torch.cat([layout(*cell) for layout in layouts])
 
     in_one_window = job.shape == (window, window)
     uniforms = sample_uniforms(seed, [(key, number) for number in numbers], height * width)
@@ -278,14 +278,10 @@ def _sample(job: SceneJob, place: int, annotations: Sequence[Annotation], number
     return job.model.decode_to_img(grid, (len(numbers), job.model.first_stage_model.quantize.e_dim, height, width))
 
 
-def _build(job: SceneJob, annotations: Sequence[Annotation], crop: BoundingBox, seed: str) -> Tensor:
-    """The layout's tokens (l,), its objects in an order that the seed decides."""
-    return job.builder.build(annotations, crop, rng=random.Random(seed))
-
-
 def _plot(job: SceneJob, place: int, annotations: Sequence[Annotation]) -> Tensor:
     """The whole layout as an image (3, h, w) in [-1, 1]."""
-    tokens = _build(job, annotations, FULL_CROP, f"{job.manifest['seed']}/{job.layouts.keys[place]}")
+    seed = f"{job.manifest['seed']}/{job.layouts.keys[place]}"
+    tokens = job.builder.build(annotations, FULL_CROP, rng=random.Random(seed))
     height, width = job.manifest["resolution"]
     return job.builder.plot(tokens, job.dataset.get_textual_label_for_category_no, (width, height))
 

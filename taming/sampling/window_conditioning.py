@@ -3,13 +3,16 @@
 b batch, l conditioning tokens of a window, (hc, wc) conditioning grid.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
 from torch import Tensor
 
+from taming.data.conditional_builder.objects_center_points import ObjectsCenterPointsConditionalBuilder
+from taming.data.helper_types import Annotation
 from taming.modules.transformer.mingpt import GPT
 from taming.sampling.windows import Cell, Windows
 
@@ -28,6 +31,26 @@ class Conditioning:
     length: int
     tokens: Callable[[Cell], Tensor]
     variant: Callable[[Cell], int] = lambda cell: 0
+
+
+def layout_in_windows(
+    builder: ObjectsCenterPointsConditionalBuilder,
+    annotations: Sequence[Annotation],
+    shape: tuple[int, int],
+    window: int,
+    seed: str,
+) -> CondFn:
+    """What each window, of side `window`, of a grid of `shape` shows of a layout, (1, l).
+
+    The objects come in an order drawn for each cell, as in training they came for each image.
+    """
+    height, width = shape
+
+    def tokens(i: int, j: int, r0: int, c0: int) -> Tensor:
+        crop = (c0 / width, r0 / height, window / width, window / height)
+        return builder.build(annotations, crop, rng=random.Random(f"{seed}/{i}/{j}"))[None]
+
+    return tokens
 
 
 def tokens_per_window(c: Tensor, shape: tuple[int, int]) -> Callable[[int], int | None]:

@@ -52,7 +52,9 @@ def test_a_box_becomes_the_tokens_of_its_corners(scenes):
 
 
 def test_sides_that_only_rounding_puts_outside(scenes):
-    parse({"class": "car", "box": [0.7, 0.1, 0.3, 0.9]}).annotations(scenes, "objects_bbox")
+    box = [0.3333334, 0.1, 0.6666667, 0.9]
+    (annotation,) = parse({"class": "car", "box": box}).annotations(scenes, "objects_bbox")
+    assert sum(box[::2]) > 1 and annotation.bbox == tuple(box)
 
 
 def test_flags_of_data_that_tell_them(coco):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from taming.demo.results import Result, animation, enlarged, png, published
+from taming.demo.results import Result, animation, for_screen, png, published
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (15, 20, 3), dtype=np.uint8)
 
@@ -16,9 +16,9 @@ def test_png_is_lossless():
 
 
 def test_small_images_are_enlarged_by_a_whole_factor():
-    large = enlarged(IMAGE)
+    large = for_screen(IMAGE)
     assert large.shape == (15 * 18, 20 * 18, 3) and np.array_equal(large[::18, ::18], IMAGE)
-    assert enlarged(large) is not None and enlarged(large).shape == large.shape
+    assert for_screen(large) is not None and for_screen(large).shape == large.shape
 
 
 def test_captions():

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 from tiny_configs import first_stage
+from tiny_run_folders import save_run
 from torch.utils.data import Dataset
 
 from taming.cli import run_command
-from taming.config import instantiate_from_config
 from taming.models.dvae import DVAE
 from taming.modules.losses.lpips import LPIPS
 
@@ -63,14 +62,7 @@ CONFIG = {
 
 @pytest.fixture
 def run(tmp_path):
-    logdir = tmp_path / "run"
-    (logdir / "configs").mkdir(parents=True)
-    (logdir / "checkpoints").mkdir()
-    OmegaConf.save(CONFIG, logdir / "configs" / "2021-project.yaml")
-    torch.manual_seed(0)
-    state_dict = instantiate_from_config(OmegaConf.create(CONFIG["model"])).state_dict()
-    torch.save({"state_dict": state_dict, "global_step": 5}, logdir / "checkpoints" / "last.ckpt")
-    return str(logdir)
+    return save_run(tmp_path / "run", CONFIG["model"], step=5, data=CONFIG["data"])
 
 
 def pngs(folder):

@@ -8,10 +8,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from tiny_configs import first_stage
+from tiny_run_folders import save_run
 from torch.utils.data import Dataset
 
 from taming.cli import run_command
-from taming.config import instantiate_from_config
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "make_samples.py"
 SPEC = importlib.util.spec_from_file_location("make_samples", SCRIPT)
@@ -57,14 +57,7 @@ CONFIG = {
 
 @pytest.fixture
 def run(tmp_path):
-    logdir = tmp_path / "run"
-    (logdir / "configs").mkdir(parents=True)
-    (logdir / "checkpoints").mkdir()
-    OmegaConf.save(CONFIG, logdir / "configs" / "2021-project.yaml")
-    torch.manual_seed(0)
-    state_dict = instantiate_from_config(OmegaConf.create(CONFIG["model"])).state_dict()
-    torch.save({"state_dict": state_dict, "global_step": 500000}, logdir / "checkpoints" / "last.ckpt")
-    return str(logdir)
+    return save_run(tmp_path / "run", CONFIG["model"], step=500000, data=CONFIG["data"])
 
 
 def pngs(folder):

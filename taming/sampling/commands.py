@@ -1,23 +1,25 @@
-"""Which run and which configs a command works with: the flags that commands with data sets share."""
+"""What sampling commands share: the flags that say which run and configs, and what is told of a job."""
 
 import argparse
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from omegaconf import DictConfig
 
 from taming.config import load_config
 from taming.runs import Run
+from taming.sampling.samples import at_precision
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add -r, -b, -c, --ignore_base_data and --outdir."""
+    """Add -r, -b, -c and --ignore_base_data, which `load_configs` reads."""
     add = parser.add_argument
     add("-r", "--resume", default="", metavar="RUN", help="run folder, or checkpoint file in one")
     add("-b", "--base", nargs="*", default=[], metavar="YAML", help="configs, after those of the run")
     text = "use this config only; without a file, the last of -b"
     add("-c", "--config", nargs="?", const=True, default="", metavar="YAML", help=text)
     add("--ignore_base_data", action="store_true", help="drop `data` from all files; give data=... instead")
-    add("--outdir", required=True, help="folder that gets the images")
 
 
 def load_configs(options: argparse.Namespace, run: Run | None, overrides: Sequence[str]) -> DictConfig:
@@ -28,3 +30,18 @@ def load_configs(options: argparse.Namespace, run: Run | None, overrides: Sequen
     if not files:
         raise ValueError("no config: name a run with -r, or configs with -b")
     return load_config(files, overrides, ignore_base_data=options.ignore_base_data)
+
+
+def carry_out(job: Any, run: Callable[..., object], options: argparse.Namespace, *, n_images: int) -> None:
+    """`run` a job of `n_images` images at the precision of the options, and say what it makes, where, and how fast.
+
+    Of the processes of torchrun one says it; those that --shard starts are on machines of their own.
+    """
+    shows = job.options.shard.index == 0 or options.shard is not None
+    start = time.monotonic()
+    if shows:
+        print(f"{job.describe()}\nsamples go to {job.folder}", flush=True)
+    with at_precision(job.model, options.precision):
+        run(job, progress=shows)
+    if shows:
+        print(f"{n_images} images in {time.monotonic() - start:.1f} s")
