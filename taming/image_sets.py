@@ -100,9 +100,10 @@ def find_images(folder: Path, *, recursive: bool = False) -> ImageSet:
     first = files[0]
     other = next((file for file in files if sizes[file] != sizes[first]), None)
     if other is not None:
+        one, another = (f"{file.relative_to(folder)} has {shown(sizes[file])}" for file in (first, other))
         raise ValueError(
-            f"{folder}: images of several sizes, {first.name} has {shown(sizes[first])} and {other.name} "
-            f"{shown(sizes[other])}; make them one size, for example by scripts/evaluate.py prepare"
+            f"{folder}: images of several sizes, {one} and {another}; make them one size, for example by "
+            "scripts/evaluate.py prepare"
         )
     return ImageSet(folder, files, sizes[first])
 

@@ -195,7 +195,7 @@ def test_mistakes_in_folders(tmp_path, image_folder):
         find_images(image_folder)
     assert len(find_images(image_folder, recursive=True)) == 12
     Image.new("RGB", (8, 8)).save(image_folder / "left" / "small.png")
-    with pytest.raises(ValueError, match=r"several sizes, 0.png has 80x72 and small.png 8x8"):
+    with pytest.raises(ValueError, match=r"several sizes, left.0.png has 80x72 and left.small.png has 8x8"):
         find_images(image_folder, recursive=True)
     (image_folder / "left" / "broken.png").write_bytes(b"no image")
     with pytest.raises(OSError, match=r"broken.png: cannot be read as an image"):

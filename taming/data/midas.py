@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from taming.data._hub import explaining_downloads
+
 VERSION = "intel-isl/MiDaS:v2"
 """Repository and tag of MiDaS 2.0, whose depth the published models were trained on."""
 
@@ -17,7 +19,9 @@ MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
 
 def load_midas(repository: str, device: torch.device) -> nn.Module:
     """MiDaS by torch.hub, which runs the code of `repository`, such as owner/name:tag, and downloads the weights."""
-    return torch.hub.load(repository, "MiDaS", trust_repo=True).to(device).eval()
+    with explaining_downloads(f"MiDaS, {repository},"):
+        network = torch.hub.load(repository, "MiDaS", trust_repo=True)
+    return network.to(device).eval()
 
 
 def network_input(image: np.ndarray) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from taming.checkpoint import load_checkpoint
+from taming.data._hub import explaining_downloads
 
 DEEPLAB_V2 = "kazuto1011/deeplab-pytorch:master"
 DEEPLAB_V2_WEIGHTS = (
@@ -54,9 +55,10 @@ def load_deeplab_v2(weights: str | os.PathLike, device: torch.device) -> Segment
     Raises FileNotFoundError for a missing file, ValueError for one with weights of another network.
     """
     state = load_checkpoint(weights)["state_dict"]
-    network = torch.hub.load(
-        DEEPLAB_V2, "deeplabv2_resnet101", pretrained=False, n_classes=COCO_STUFF_CLASSES, trust_repo=True
-    )
+    with explaining_downloads(f"the code of DeepLab v2, {DEEPLAB_V2},"):
+        network = torch.hub.load(
+            DEEPLAB_V2, "deeplabv2_resnet101", pretrained=False, n_classes=COCO_STUFF_CLASSES, trust_repo=True
+        )
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -70,7 +72,8 @@ def load_deeplab_v3(device: torch.device) -> Segmenter:
 
     weights = DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1
     network = deeplabv3_resnet101(weights_backbone=None, num_classes=len(weights.meta["categories"]), aux_loss=True)
-    network.load_state_dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
+    with explaining_downloads("torchvision's weights of DeepLab v3"):
+        network.load_state_dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
     network.to(device).eval()
     expected = weights.transforms()
     return Segmenter(

@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -219,3 +220,18 @@ def test_deeplab_v3_is_torchvisions_with_its_weights(monkeypatch):
     with torch.no_grad():
         expected = source(x.permute(2, 0, 1)[None])["out"][0].argmax(0)
     np.testing.assert_array_equal(segmenter(image), expected)
+
+
+def test_a_network_that_cannot_be_downloaded_is_named(monkeypatch, tmp_path, capsys):
+    def unreachable(*_, **__):
+        raise URLError("name or service not known")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "list.txt").write_text("a.png\n")
+    places = ["--data_csv", str(tmp_path / "list.txt"), "--data_root", str(tmp_path)]
+    command = [str(tmp_path / "maps"), "--network", "deeplabv3", *places]
+    assert run_command(extract_segmentation.main, command) == 2
+    message = capsys.readouterr().err
+    assert "torchvision's weights of DeepLab v3 could not be downloaded (name or service not known)" in message
+    assert str(torch.hub.get_dir()) in message and not (tmp_path / "maps").exists()
