@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, GradientAccumulationScheduler
 
 from taming.data.seeded import seed_from
+from taming.epoch_means import Sums, add_sums, sums_of
 
 logger = logging.getLogger(__name__)
 
@@ -23,12 +24,15 @@ class ExactResume(Callback):
 
     Lightning resumes differently from each place where a checkpoint may be saved: it forgets an optimizer step of the
     loggers, counts a batch twice, shortens an epoch to one batch. Here all checkpoints say that the next thing to do is
-    a certain batch of a certain epoch. Must come before the other callbacks.
+    a certain batch of a certain epoch; it also keeps what loggers need to go on. With several ranks the means of the
+    epoch in which a run resumes are the first rank's up to there. Must come before the other callbacks.
     """
 
     def __init__(self) -> None:
         self.seed = torch.initial_seed()
-        self._logged_steps: int | None = None  # those of the checkpoint, until the first batch
+        self._restored: dict[str, Any] | None = None  # until the first batch
+        self._validation_batches: dict[int, int] = {}  # until the first validation
+        self._sums: Sums = {}  # until each has been logged again
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._trainer = trainer
@@ -39,15 +43,33 @@ class ExactResume(Callback):
             if isinstance(callback, GradientAccumulationScheduler):
                 callback.on_train_epoch_start(trainer, pl_module)
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        epochs = trainer.fit_loop.epoch_progress.current
+        epochs.ready = epochs.started + 1  # which Lightning leaves out where a run resumes with a new epoch
+
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         loop = trainer.fit_loop.epoch_loop
         done = loop.batch_progress.total.completed
-        if self._logged_steps is not None:  # by now Lightning has added what it believes to be missing
-            loop._batches_that_stepped, self._logged_steps = self._logged_steps, None
+        if self._restored is not None:  # by now Lightning has added what it believes to be missing
+            loop._batches_that_stepped, self._restored = self._restored["logged_steps"], None
             loop.batch_progress.total.ready = done + 1
+        self._go_on_with_sums(trainer)
         self._seed(trainer, f"{done}")
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._go_on_with_sums(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._go_on_with_sums(trainer)
+        self._sums = {}
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.fit_loop.epoch_loop.val_loop._seen_batches_per_dataloader.update(self._validation_batches)
+        self._validation_batches = {}
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -55,17 +77,32 @@ class ExactResume(Callback):
         done = trainer.fit_loop.epoch_loop.batch_progress.total.processed
         self._seed(trainer, f"{done}/{dataloader_idx}/{batch_idx}")
 
+    def _go_on_with_sums(self, trainer: pl.Trainer) -> None:
+        if self._sums:
+            self._sums = add_sums(trainer.fit_loop.epoch_loop._results, self._sums)
+
     def _seed(self, trainer: pl.Trainer, place: str) -> None:
         seed_from(f"{self.seed}/{trainer.global_rank}/{place}")
         torch.manual_seed(torch.initial_seed())  # other devices too
 
-    def state_dict(self) -> dict[str, int]:
-        return {"seed": self.seed, "logged_steps": logged_steps(self._trainer)}
+    def state_dict(self) -> dict[str, Any]:
+        loop = self._trainer.fit_loop.epoch_loop
+        seen = dict(loop.val_loop._seen_batches_per_dataloader) | self._validation_batches
+        in_epoch = loop.batch_progress.total.ready and next_batch(self._trainer)[1] > 0
+        return {
+            "seed": self.seed,
+            "logged_steps": logged_steps(self._trainer),
+            "validation_batches": seen,
+            "sums": self._sums | sums_of(loop._results) if in_epoch else {},
+        }
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["seed"] != self.seed:
             logger.info("seed %d of the checkpoint is kept; a new run would have %d", state_dict["seed"], self.seed)
-        self.seed, self._logged_steps = state_dict["seed"], state_dict["logged_steps"]
+        self.seed = state_dict["seed"]
+        self._restored = state_dict
+        self._validation_batches = state_dict["validation_batches"]
+        self._sums = state_dict["sums"]
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -106,9 +143,7 @@ def settle(fit_loop: dict[str, Any], epoch: int, batches: int) -> None:
     progress["is_last_batch"] = False
     begun = _tracker(epoch) | {"ready": epoch + 1, "started": epoch + (batches > 0)}
     fit_loop["epoch_progress"] = {"total": begun, "current": dict(begun)}
-    for tracker in ("total", "current"):
-        finished = fit_loop["epoch_loop.val_loop.batch_progress"][tracker]["completed"]
-        fit_loop["epoch_loop.val_loop.batch_progress"][tracker] = _tracker(finished)
+    fit_loop["epoch_loop.val_loop.batch_progress"] |= {"total": _tracker(0), "current": _tracker(0)}
     for loader in fit_loop["state_dict"].get("combined_loader", []):
         if loader.keys() == {"epoch", "batches"}:  # else a loader of the user's own
             loader.update(epoch=epoch, batches=batches)
