@@ -251,13 +251,15 @@ def _plain(value: Any) -> Any:
 def save_checkpoint_atomic(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> None:
     """Write a checkpoint that `torch.load(path, weights_only=True)` reads; `path` never holds half of one.
 
-    What that reader would refuse of configurations, paths and classes beside the weights is written as plain data.
+    What that reader would refuse of configurations, paths and classes beside the weights is written as plain data. The
+    file is read back, but for the numbers in its tensors, before it replaces the one at `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = {key: value if key == "state_dict" else _plain(value) for key, value in checkpoint.items()}
-    with atomic_path(path) as temporary:
+    with atomic_path(path, durable=True) as temporary:
         torch.save(plain, temporary)
+        load_checkpoint(temporary, "meta")
 
 
 class SafeCheckpointIO(CheckpointIO):

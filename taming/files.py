@@ -7,15 +7,29 @@ from pathlib import Path
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike, *, durable: bool = False) -> Iterator[Path]:
     """A temporary path beside `path` to write to; it becomes `path` when the block ends, and goes if the block raises.
 
-    So whoever finds a file under its final name finds all of it, also after an interrupted job.
+    So whoever finds a file under its final name finds all of it, also after an interrupted job; with `durable` also
+    after the power went, for which the disk is waited for.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield temporary
+        if durable:
+            _flush(temporary)
         temporary.replace(path)
+        if durable and os.name == "posix":  # elsewhere folders cannot be opened
+            _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Return when the disk has what was written to a file, or renamed in a folder."""
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -2,37 +2,72 @@
 
 import logging
 import os
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Checkpoint
 
+from taming.checkpoint import CheckpointError, load_checkpoint
 from taming.models.finite import NonFiniteError
 
 logger = logging.getLogger(__name__)
 
 
+class Asked(IntEnum):
+    """What a signal asked of training, the more urgent the larger."""
+
+    NOTHING = 0
+    SAVE = 1
+    STOP = 2
+
+
+class Terminated(SystemExit):
+    """Training has ended since SIGTERM asked for it; the exit status is that of a program that the signal ended."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + 15)
+
+
 class LastCheckpoint(Checkpoint):
     """Keeps `<dirpath>/last.ckpt` up to date; always that one file, whoever wrote the one before.
 
-    Written after each validation and each save of another checkpoint callback (unless `only_when_interrupted`), at the
-    end of fit if steps were made since, when an exception or Ctrl-C ends training, and between two batches after
-    `request()`. Lightning's own `save_last` would write `last-v1.ckpt` beside a file from elsewhere, and writes nothing
-    after an epoch whose metric is not among the best.
+    It is due after each validation and each save of another checkpoint callback, each `every_n_steps` optimizer steps
+    (none of these if `only_when_interrupted`), and when `request()` or `stop()` asked for it. It is written when the
+    next batch is about to begin, at the end of an accumulation of gradients: a run resumes exactly from there. It is
+    also written at the end of fit if steps were made since, and when an exception or Ctrl-C ends training, even within
+    a batch, which a resumed run then repeats. The `keep - 1` files before it stay as `last.1.ckpt`, `last.2.ckpt`, ...
+
+    Lightning's own `save_last` would write `last-v1.ckpt` beside a file from elsewhere, and writes nothing after an
+    epoch whose metric is not among the best.
     """
 
-    def __init__(self, dirpath: str | os.PathLike, *, only_when_interrupted: bool = False) -> None:
+    def __init__(
+        self,
+        dirpath: str | os.PathLike,
+        *,
+        only_when_interrupted: bool = False,
+        every_n_steps: int | None = None,
+        keep: int = 2,
+    ) -> None:
         self.path = Path(dirpath) / "last.ckpt"
         self.only_when_interrupted = only_when_interrupted
+        self.every_n_steps = every_n_steps
+        self.keep = keep
         self._training = False
-        self._requested = False
+        self._asked = Asked.NOTHING
         self._due = False
         self._saved_step = 0
 
     def request(self) -> None:
         """Ask for a save before the next batch; safe to call from a signal handler."""
-        self._requested = True
+        self._asked = max(self._asked, Asked.SAVE)
+
+    def stop(self) -> None:
+        """Ask for a save before the next batch and the end of training; safe to call from a signal handler."""
+        self._asked = Asked.STOP
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._training = not trainer.fast_dev_run
@@ -43,34 +78,25 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         self._due = True
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        # Here and not at the end of a batch: only now does the loop's state count the finished batch.
-        if self._requested:
-            self._save_alone(trainer)
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self._follow(trainer)
-
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._due = True
-        if not trainer.is_last_batch:  # else the end of the epoch is next, the better place to resume from
-            self._follow(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._due = self._due or not trainer.enable_validation
-        self._follow(trainer)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        # Here and not at the end of a batch: validation and the end of an epoch are over, nothing is left to do.
+        if batch_idx % accumulation(trainer, pl_module) == 0:
+            self._save_if(trainer, self._is_due(trainer))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._due = True
-        self._follow(trainer)
+        self._save_if(trainer, trainer.global_step > self._saved_step and not self.only_when_interrupted)
         self._training = False
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if not self._training:
+        if not self._training or isinstance(exception, Terminated):
             return
         self._training = False
         if isinstance(exception, NonFiniteError) and not exception.weights_are_finite:
@@ -81,22 +107,86 @@ class LastCheckpoint(Checkpoint):
         except Exception:  # whatever this save met, the exception that ended training is the one to show
             logger.exception("%s could not be written", self.path)
 
-    def _follow(self, trainer: pl.Trainer) -> None:
-        """Save with all ranks if a save is due."""
-        stale = self._due and trainer.global_step > self._saved_step
-        if stale and self._training and not self.only_when_interrupted:
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        step, every, last = trainer.global_step, self.every_n_steps, self._saved_step
+        if self.only_when_interrupted or step <= last:
+            return False
+        return self._due or bool(every and step // every > last // every)
+
+    def _save_if(self, trainer: pl.Trainer, due: bool) -> None:
+        """Save with all ranks if it is due or asked of one of them, and stop if that was asked."""
+        asked = self._agree(trainer)
+        if self._training and (due or asked):
+            self._keep_previous(trainer)
             trainer.save_checkpoint(self.path, weights_only=False)
             self._saved_step = trainer.global_step
-        self._due = False
+        self._due, self._asked = False, Asked.NOTHING
+        if asked:
+            logger.info("saved %s at step %d", self.path, trainer.global_step)
+        if asked == Asked.STOP:
+            logger.info("training ends here since SIGTERM asked for it; -r %s continues", self.path.parent.parent)
+            raise Terminated
+
+    def _agree(self, trainer: pl.Trainer) -> int:
+        """What was asked of any rank: a signal need not reach all of them, nor before the same batch."""
+        if trainer.world_size == 1:
+            return self._asked
+        asked = torch.tensor(int(self._asked), device=trainer.strategy.root_device)
+        return int(trainer.strategy.reduce(asked, reduce_op="max"))
+
+    def _keep_previous(self, trainer: pl.Trainer) -> None:
+        if trainer.is_global_zero and self.keep > 1 and is_intact(self.path):
+            keep_previous(self.path, self.keep - 1)
 
     def _save_alone(self, trainer: pl.Trainer) -> None:
-        """Save on rank 0 without waiting for other ranks, which may not get here: `Trainer.save_checkpoint` would.
-
-        What decides the next common save stays as it is, or ranks would disagree and wait for each other for ever.
-        """
-        due = self._due
+        """Save on rank 0 without waiting for other ranks, which may not get here: `Trainer.save_checkpoint` would."""
         if trainer.is_global_zero:
+            self._keep_previous(trainer)
             checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
             trainer.strategy.save_checkpoint(checkpoint, self.path)
             logger.info("saved %s at step %d", self.path, trainer.global_step)
-        self._due, self._requested = due, False
+
+
+def accumulation(trainer: pl.Trainer, pl_module: pl.LightningModule) -> int:
+    """Batches per optimizer step."""
+    factor = getattr(pl_module, "accumulation_factor", None)
+    return trainer.accumulate_grad_batches if pl_module.automatic_optimization or factor is None else factor()
+
+
+def keep_previous(path: Path, count: int) -> None:
+    """Let the file before the next one of this name stay as `<stem>.1<suffix>`, and `count` in all."""
+    names = [path, *(path.with_suffix(f".{age}{path.suffix}") for age in range(1, count + 1))]
+    for age in range(count, 1, -1):
+        if names[age - 1].is_file():
+            names[age - 1].replace(names[age])
+    link = path.with_name(f".{path.name}.{os.getpid()}.link")
+    try:
+        os.link(path, link)  # so that `path` is never missing
+        link.replace(names[1])
+    except OSError:  # a file system without links
+        path.replace(names[1])
+
+
+def is_intact(path: Path) -> bool:
+    """Whether a checkpoint can be read, but for the numbers in its tensors, which are not looked at."""
+    try:
+        load_checkpoint(path, "meta")
+    except (CheckpointError, FileNotFoundError):
+        return False
+    return True
+
+
+def newest_intact(path: Path) -> Path:
+    """`path`, or in place of a damaged file the newest other checkpoint in its folder that can be read.
+
+    Raises CheckpointError if there is none.
+    """
+    if is_intact(path):
+        return path
+    others = sorted(set(path.parent.glob("*.ckpt")) - {path}, key=lambda file: file.stat().st_mtime, reverse=True)
+    for other in others:
+        if is_intact(other):
+            step = load_checkpoint(other, "meta")["global_step"]
+            logger.warning("%s is damaged: going on from %s, which is of step %d", path, other, step)
+            return other
+    raise CheckpointError(f"{path}: damaged, and no other checkpoint in {path.parent} can be read; start a new run")

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 
 from taming.config import merge_sources, read_sources, validate_config
+from taming.last_checkpoint import newest_intact
 from taming.legacy_trainer import RUN_REQUESTS
 from taming.runs import Run, resolve_run
 from taming.trainer_options import check_devices, translate, with_options
@@ -56,9 +57,11 @@ def make_plan(options: argparse.Namespace, overrides: Sequence[str], now: str, n
     """Read and check the configuration.
 
     Raises ConfigError if it is wrong or asks for a device that is not there, FileNotFoundError for a missing run or
-    checkpoint.
+    checkpoint, CheckpointError for a run without any that can be read.
     """
     resumed = resolve_run(options.resume) if options.resume else None
+    if resumed and Path(options.resume).is_dir():
+        resumed = replace(resumed, checkpoint=newest_intact(resumed.checkpoint))
     logdir = resumed.logdir if resumed else Path(options.logdir, name)
     saved = sorted((logdir / "configs").glob("*.yaml")) if resumed else []
     sources = with_options(read_sources([*saved, *options.base], overrides), options)

@@ -1,5 +1,6 @@
 """What interrupts a running training: signals that ask for a checkpoint or a debugger, and errors that start one."""
 
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -7,6 +8,8 @@ from contextlib import contextmanager
 from types import ModuleType
 
 from pytorch_lightning.utilities import rank_zero_only
+
+logger = logging.getLogger(__name__)
 
 
 def debugger() -> ModuleType:
@@ -19,15 +22,18 @@ def debugger() -> ModuleType:
 
 
 @contextmanager
-def handling_signals(save: Callable[[], None]) -> Iterator[None]:
-    """Within the block SIGUSR1 calls `save` and SIGUSR2 enters the debugger on rank 0.
+def handling_signals(save: Callable[[], None], stop: Callable[[], None] | None = None) -> Iterator[None]:
+    """Within the block SIGUSR1 calls `save`, SIGUSR2 enters the debugger on rank 0, and SIGTERM calls `stop`, if given.
 
-    Nothing happens outside the main thread, where Python cannot set handlers, and where the system lacks the signals.
+    A second SIGTERM ends the process at once. Nothing happens outside the main thread, where Python cannot set
+    handlers, and where the system lacks the signals.
     """
     handlers = {
         "SIGUSR1": lambda *_: save(),
         "SIGUSR2": rank_zero_only(lambda *_: debugger().set_trace()),
     }
+    if stop is not None:
+        handlers["SIGTERM"] = _once(stop)
     previous = {}
     if threading.current_thread() is threading.main_thread():
         for name, handler in handlers.items():
@@ -38,6 +44,17 @@ def handling_signals(save: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler or signal.SIG_DFL)
+
+
+def _once(stop: Callable[[], None]) -> Callable[[int, object], None]:
+    """A handler that calls `stop`, after which the signal has its usual effect."""
+
+    def handle(number: int, _: object) -> None:
+        logger.info("SIGTERM: training stops before the next batch; a second one ends it at once")
+        signal.signal(number, signal.SIG_DFL)
+        stop()
+
+    return handle
 
 
 @contextmanager

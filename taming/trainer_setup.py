@@ -10,6 +10,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from taming.checkpoint import SafeCheckpointIO
 from taming.config import ConfigError, ConfigSource, instantiate_from_config, merge_sources
+from taming.exact_resume import ExactResume
 from taming.last_checkpoint import LastCheckpoint
 from taming.legacy_trainer import Settings
 from taming.loggers import build_logger, default_logger
@@ -39,7 +40,9 @@ def build_trainer(plan: RunPlan, model: LightningModule) -> Trainer:
     arguments = trainer_arguments(OmegaConf.to_container(lightning.trainer, resolve=True))
     if arguments.get("logger", True):
         arguments["logger"] = build_logger(lightning.logger)
-    callbacks = build_checkpointing(lightning.modelcheckpoint) if arguments.get("enable_checkpointing", True) else []
+    callbacks: list[Callback] = [ExactResume()]
+    if arguments.get("enable_checkpointing", True):
+        callbacks += build_checkpointing(lightning.modelcheckpoint)
     callbacks += build_callbacks(lightning.callbacks, arguments)
     callbacks += settle_optimization(model, arguments)
     arguments["plugins"] = [*_as_list(arguments.get("plugins")), SafeCheckpointIO()]
@@ -97,11 +100,19 @@ def default_callbacks(plan: RunPlan) -> Settings:
 
 
 def build_checkpointing(section: DictConfig) -> list[Callback]:
-    """The callback that keeps the newest or the best epochs, and the one that keeps `last.ckpt`."""
+    """The callback that keeps the newest or the best epochs, and the one that keeps `last.ckpt`.
+
+    Parameters of the second: save_last, whether it also saves when nothing interrupts the run; last_every_n_steps, how
+    often besides after validation; keep_last, how many of the newest states stay.
+    """
     if monitor := section.params.get("monitor"):
         logger.info("checkpoints: the best %d by %s are kept", section.params.get("save_top_k", 1), monitor)
-    keep_last = section.params.pop("save_last", True)
-    last = LastCheckpoint(section.params.dirpath, only_when_interrupted=not keep_last)
+    last = LastCheckpoint(
+        section.params.dirpath,
+        only_when_interrupted=not section.params.pop("save_last", True),
+        every_n_steps=section.params.pop("last_every_n_steps", None),
+        keep=section.params.pop("keep_last", 2),
+    )
     return [instantiate_from_config(section), last]
 
 

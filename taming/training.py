@@ -79,7 +79,7 @@ def train(argv: Sequence[str] | None = None) -> TrainingResult:
     """Run main.py with these arguments, those of the process if None.
 
     Raises ConfigError, CheckpointError or FileNotFoundError for what cannot be run, before a run folder exists;
-    SystemExit for options that cannot be parsed, and after Ctrl-C, which saves `last.ckpt` first.
+    SystemExit for options that cannot be parsed, and after Ctrl-C and SIGTERM, which save `last.ckpt` first.
     """
     options, overrides = parse_arguments(argv)
     seed_everything(options.seed, workers=True)
@@ -155,11 +155,13 @@ def tune(
 
 
 def run_fit(plan: RunPlan, model: LightningModule, trainer: Trainer, data: LightningDataModule) -> None:
-    """Fit, from the plan's checkpoint if it has one; signals may ask for a checkpoint or the debugger."""
+    """Fit, from the plan's checkpoint if it has one; signals may ask for a checkpoint, the debugger or the end."""
     last = next((callback for callback in trainer.callbacks if isinstance(callback, LastCheckpoint)), None)
+    # Lightning's own handlers talk to other ranks from within, and resubmit jobs of SLURM that ours ends.
+    trainer._signal_connector.register_signal_handlers = no_handlers
     try:
         with (
-            handling_signals(save=last.request if last else lambda: None),
+            handling_signals(save=last.request if last else no_handlers, stop=last.stop if last else None),
             explaining_misfits(model, plan.checkpoint),
         ):
             trainer.fit(model, datamodule=data, ckpt_path=plan.checkpoint, weights_only=True)
@@ -171,6 +173,10 @@ def run_fit(plan: RunPlan, model: LightningModule, trainer: Trainer, data: Light
         elif trainer.is_global_zero and not plan.resumed:
             shutil.rmtree(plan.logdir, ignore_errors=True)
         raise
+
+
+def no_handlers() -> None:
+    """Do nothing."""
 
 
 def run_test(model: LightningModule, trainer: Trainer, data: LightningDataModule, *, checkpoint: Path | None) -> None:

@@ -32,7 +32,7 @@ def test_what_a_run_leaves(config):
     assert run_folders() == [result.logdir]
     assert names(result.logdir) == ["checkpoints", "configs", "images", "tensorboard"]
     assert names(result.logdir / "configs") == [f"{stamp}-lightning.yaml", f"{stamp}-project.yaml"]
-    assert names(result.logdir / "checkpoints") == ["epoch=000001.ckpt", "last.ckpt"]
+    assert names(result.logdir / "checkpoints") == ["epoch=000001.ckpt", "last.1.ckpt", "last.ckpt"]
     assert names(result.logdir / "tensorboard") == ["version_0"]
     train_images = ["gs-000000_e-000000_b-000000", "gs-000001_e-000000_b-000001"]
     train_images += ["gs-000002_e-000000_b-000002", "gs-000004_e-000001_b-000000"]
@@ -63,7 +63,7 @@ def test_two_runs_of_one_second_have_folders_of_their_own(config):
 
 def test_the_best_three_by_the_models_metric_and_the_newest_are_kept(config):
     result = fit(config, "--max_epochs", "5", *model("WorseningModel", monitor="val/rec_loss"))
-    kept = ["epoch=000000.ckpt", "epoch=000001.ckpt", "epoch=000002.ckpt", "last.ckpt"]
+    kept = ["epoch=000000.ckpt", "epoch=000001.ckpt", "epoch=000002.ckpt", "last.1.ckpt", "last.ckpt"]
     assert names(result.logdir / "checkpoints") == kept
     assert last_checkpoint()["global_step"] == 20
 

@@ -9,7 +9,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from taming.config import instantiate_from_config
-from taming.data.faults import ReportingLoader, policies_of
+from taming.data.resumable import EpochLoader, EpochSampler, ranks
+from taming.data.seeded import SeededEpochs
 from taming.data.streams import Stream, StreamLoader
 from taming.data.utils import custom_collate
 
@@ -33,8 +34,9 @@ class DataModuleFromConfig(pl.LightningDataModule):
     """A loader for each split that is configured; only the one for training shuffles. Streams shuffle by themselves.
 
     train, validation, test: target configs of data sets. num_workers: processes per loader, twice the batch size by
-    default but never more than there are processors to run them. Raises ValueError for a batch size below 1, no split,
-    or an empty data set.
+    default but never more than there are processors to run them. The order of an epoch and the random numbers of an
+    example depend on the seed that torch was given last, the epoch and the example's index, on nothing else; see
+    `EpochLoader`. Raises ValueError for a batch size below 1, no split, or an empty data set.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class DataModuleFromConfig(pl.LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = min(2 * batch_size, _processors()) if num_workers is None else num_workers
         self.wrap = wrap
+        self.seed = torch.initial_seed()
         configs = {"train": train, "validation": validation, "test": test}
         self.dataset_configs = {split: config for split, config in configs.items() if config is not None}
         if not self.dataset_configs:
@@ -85,21 +88,25 @@ class DataModuleFromConfig(pl.LightningDataModule):
 
     def _loader(self, split: str, shuffle: bool = False) -> DataLoader:
         dataset = self.datasets[split]
-        return _loader_class(dataset)(
-            dataset,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            shuffle=shuffle and not isinstance(dataset, IterableDataset),
-            collate_fn=custom_collate,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.num_workers > 0,
-        )
+        how = {
+            "batch_size": self.batch_size,
+            "num_workers": self.num_workers,
+            "collate_fn": custom_collate,
+            "pin_memory": torch.cuda.is_available(),
+            "persistent_workers": self.num_workers > 0,
+        }
+        if isinstance(dataset, IterableDataset):
+            return (StreamLoader if isinstance(dataset, Stream) else DataLoader)(dataset, **how)
+        rank, n_ranks = ranks()
+        shuffle = shuffle and not (self.trainer and self.trainer.overfit_batches)  # which are the same in each epoch
+        sampler = EpochSampler(dataset, num_replicas=n_ranks, rank=rank, shuffle=shuffle, seed=self.seed)
+        return EpochLoader(SeededEpochs(dataset, self.seed), sampler=sampler, **how)
 
+    def state_dict(self) -> dict[str, int]:
+        return {"seed": self.seed}
 
-def _loader_class(dataset: Dataset) -> type[DataLoader]:
-    if isinstance(dataset, Stream):
-        return StreamLoader
-    return ReportingLoader if policies_of(dataset) else DataLoader
+    def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
+        self.seed = state_dict["seed"]
 
 
 def _processors() -> int:

@@ -1,15 +1,15 @@
 """Datasets without an index, dealt to the workers of all ranks, which go on where they were when a run resumes."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
-from taming.data.faults import ReportingLoader, check_policy, warn_of_skipped
+from taming.data.faults import check_policy, warn_of_skipped
+from taming.data.resumable import ResumableLoader, ranks
 
 logger = logging.getLogger(__name__)
 
@@ -85,14 +85,14 @@ class Stream(IterableDataset):
         """Samples of one rank in an epoch; TypeError without `epoch_size`."""
         if self.epoch_size is None:
             raise TypeError(f"{self.name} has no length without epoch_size")
-        return self.epoch_size // _ranks()[1]
+        return self.epoch_size // ranks()[1]
 
     def start(self, epoch: int, seen_batches: int = 0, batch_size: int = 1) -> None:
         """Where the next iterators begin, in this process and in its workers.
 
         Raises ValueError for several ranks without `epoch_size`: they would wait for each other at its end.
         """
-        rank, n_ranks = _ranks()
+        rank, n_ranks = ranks()
         if self.epoch_size is None and n_ranks > 1:
             raise ValueError(f"{self.name}: {n_ranks} processes train together; give epoch_size, the images per epoch")
         self.position.copy_(torch.tensor([epoch, seen_batches, batch_size, rank, n_ranks]))
@@ -132,48 +132,11 @@ class StreamFaults:
         self.reported = total
 
 
-class StreamLoader(ReportingLoader):
-    """A loader of a `Stream`. Each of its iterators is the next epoch; its state is how far the latest one has come.
+class StreamLoader(ResumableLoader):
+    """A loader of a `Stream`.
 
-    Lightning keeps the state in checkpoints. Exact for the same ranks, workers and batch size as before, and with an
-    `epoch_size`: else a batch that was read ahead counts as seen.
+    It resumes exactly for the same ranks, workers and batch size as before.
     """
 
-    epoch = -1
-    batches = 0
-    _resumed = False
-
-    def __iter__(self) -> Iterator[Any]:
-        if self._is_complete() or not self._resumed:
-            self.epoch, self.batches = self.epoch + 1, 0
+    def start(self) -> None:
         self.dataset.start(self.epoch, self.batches, self.batch_size)
-        # Workers start here, not when the first batch is asked for.
-        batches = super(ReportingLoader, self).__iter__()
-        return self._counting(self._reporting(batches, first=self.batches))
-
-    def _counting(self, batches: Iterator[Any]) -> Iterator[Any]:
-        for batch in batches:
-            self.batches += 1
-            # Until then another iterator goes on: a run that resumes from the end of an epoch takes only one batch of
-            # the first, since Lightning counts on from the batches of the epoch before.
-            self._resumed = self._resumed and not self._is_complete()
-            yield batch
-        self._resumed = False
-
-    def _is_complete(self) -> bool:
-        n_batches = self._n_batches()
-        return n_batches is not None and self.batches >= n_batches
-
-    def state_dict(self) -> dict[str, int]:
-        return {"epoch": self.epoch, "batches": self.batches}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        self.epoch, self.batches = state["epoch"], state["batches"]
-        self._resumed = True
-
-
-def _ranks() -> tuple[int, int]:
-    """Number of this process among those that train together, and their number."""
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1

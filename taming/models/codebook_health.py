@@ -1,6 +1,7 @@
 """Which codes of a first stage are in use: exact counts over an epoch, over all processes, logged and judged."""
 
 import logging
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,10 +33,10 @@ class CodebookHealth:
     def count_codes(self, split: str, indices: Tensor) -> None:
         """Add the codes of one batch, any shape, to those of the epoch."""
         counts = self._code_counts().get(split)
-        if counts is None or counts.device != indices.device:
-            counts = torch.zeros(self.quantize.re_embed, dtype=torch.int64, device=indices.device)
+        if counts is None:
+            counts = torch.zeros(self.quantize.re_embed, dtype=torch.int64)
         flat = indices.detach().reshape(-1)
-        self._code_counts()[split] = counts.index_add(0, flat, torch.ones_like(flat))
+        self._code_counts()[split] = counts.to(flat.device).index_add(0, flat, torch.ones_like(flat))
 
     def log_codebook_health(self, split: str) -> None:
         """Log and judge the counts of an epoch, and begin anew; all processes must call it."""
@@ -56,6 +57,15 @@ class CodebookHealth:
                 *(100 * usage, self.quantize.re_embed, split, REMEDY),
             )
         self._warned = bad
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the counts, so that a run that resumes within an epoch goes on with them."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["code_counts"] = dict(self._code_counts())
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self._code_counts().update(checkpoint.get("code_counts", {}))
 
     def _code_counts(self) -> dict[str, Tensor]:
         return self.__dict__.setdefault("_counts_by_split", {})

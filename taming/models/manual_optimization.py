@@ -34,7 +34,7 @@ class TwoOptimizers:
     def _optimizer_pass(self, boundary: bool, index: int) -> Iterator[Callable[[Tensor], None]]:
         optimizer = self.optimizers()[index]
         self.toggle_optimizer(optimizer)
-        yield lambda loss: self.manual_backward(loss / self._accumulation_factor())
+        yield lambda loss: self.manual_backward(loss / self.accumulation_factor())
         if boundary:
             optimizer.step()
             optimizer.zero_grad()
@@ -52,7 +52,8 @@ class TwoOptimizers:
             for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
                 scheduler.step()
 
-    def _accumulation_factor(self) -> int:
+    def accumulation_factor(self) -> int:
+        """Batches per optimizer step in the present epoch."""
         factors = self.accumulate_grad_batches
         if not isinstance(factors, Mapping):
             return factors
@@ -60,7 +61,7 @@ class TwoOptimizers:
         return factors[max(begun)] if begun else 1
 
     def _is_boundary(self, batch_idx: int) -> bool:
-        return (batch_idx + 1) % self._accumulation_factor() == 0 or self.trainer.is_last_batch
+        return (batch_idx + 1) % self.accumulation_factor() == 0 or self.trainer.is_last_batch
 
     def _do_not_count(self, optimizer) -> None:
         """Keep only the profiler's part of the hooks by which Lightning counts steps; it resets them for each batch."""

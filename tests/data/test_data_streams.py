@@ -106,7 +106,7 @@ def test_without_size_there_is_no_length_and_one_rank(monkeypatch):
     with pytest.raises(TypeError):
         len(endless)
     assert sorted(chain.from_iterable(values(endless))) == list(range(12))
-    monkeypatch.setattr("taming.data.streams._ranks", lambda: (1, 2))
+    monkeypatch.setattr("taming.data.streams.ranks", lambda: (1, 2))
     with pytest.raises(ValueError, match="2 processes train together; give epoch_size"):
         iter(endless)
 
@@ -114,7 +114,7 @@ def test_without_size_there_is_no_length_and_one_rank(monkeypatch):
 def test_ranks_share_an_epoch(monkeypatch):
     found = []
     for rank in range(2):
-        monkeypatch.setattr("taming.data.streams._ranks", lambda rank=rank: (rank, 2))
+        monkeypatch.setattr("taming.data.streams.ranks", lambda rank=rank: (rank, 2))
         assert len(loader()) == 3
         found += chain.from_iterable(values(loader(workers=2)))
     assert len(set(found)) == len(found) == 22
