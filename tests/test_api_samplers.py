@@ -13,7 +13,7 @@ from tiny_run_folders import DEPTH_MAPS, LABEL_MAPS, N_LABELS, build, save_run, 
 from tiny_transformers import LABELS, close, tiny_model
 
 import taming
-from taming.api.inputs import colour_labels, read_condition, read_label_map
+from taming.api.inputs import colour_labels, read_condition
 from taming.data.depth_maps import save_depth
 from taming.data.imagenet import DRINExamples
 from taming.data.sflckr import SegmentationBase
@@ -159,14 +159,6 @@ def test_coordinates(tmp_path):
     from_file = sampler(tmp_path / "ramp.png", name="a")
     assert torch.equal(sampler(torch.from_numpy(ramp), name="b"), from_file) and from_file.shape == (1, 3, 12, 16)
     assert "a_coord.png" in names(tmp_path / "deep" / "root")
-
-
-def test_coco_labels_are_shifted(tmp_path):
-    """Decision Q6.7: 255, unlabelled, is 0, for models of 183 labels only."""
-    Image.fromarray(np.array([[0, 181], [255, 90]], np.uint8)).save(tmp_path / "m.png")
-    assert read_label_map(tmp_path / "m.png", 183).argmax(axis=-1).tolist() == [[1, 182], [0, 91]]
-    with pytest.raises(ValueError, match=r"m.png has labels 255 where n_labels=182"):
-        read_label_map(tmp_path / "m.png", 182)
 
 
 def test_a_grid_smaller_than_the_window(tmp_path):
