@@ -1,22 +1,12 @@
 """The demo's page as Streamlit runs it, without a browser: what tests press, fill in and upload."""
 
-import importlib.util
 import mimetypes
 from io import BytesIO
-from pathlib import Path
 
 from PIL import Image
+from script_modules import SCRIPTS
 
-ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "scripts" / "sample_conditional.py"
-
-
-def module(name):
-    """A script as a module."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return script
+SCRIPT = SCRIPTS / "sample_conditional.py"
 
 
 def labelled(elements, label):

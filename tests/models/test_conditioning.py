@@ -177,8 +177,8 @@ def test_captions_are_written(monkeypatch):
     logged = model.log_images(batch)
     read = model.cond_stage_model.captions_of(model.encode_to_c(batch["caption_bytes"])[1])
     assert read[0] == texts[0] and texts[1].startswith(read[1])
-    expected = [text_picture(text) for text in read]
+    expected = np.stack([text_picture(text) for text in read]).astype(int)
     for key in ("conditioning", "conditioning_rec"):
-        assert np.array_equal(to_uint8(logged[key]), expected)
+        assert np.abs(to_uint8(logged[key]) - expected).max() <= 1
     tokens = model.encode_to_c(batch["caption_bytes"])[1]
     assert set(show_condition(model.cond_stage_model, "caption_bytes", None, tokens)) == {"conditioning_rec"}

@@ -10,7 +10,8 @@ import tiny_demo
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
-from tiny_pages import ROOT, SCRIPT, labelled, module, press_sample
+from script_modules import SCRIPTS, load_script
+from tiny_pages import SCRIPT, labelled, press_sample
 
 from taming.cli import run_command
 
@@ -92,7 +93,7 @@ def test_order_labels_and_defaults(open_page, runs):
 
 
 def test_there_is_no_sampling_here():
-    for path in [SCRIPT, *(ROOT / "taming" / "demo").glob("*.py")]:
+    for path in [SCRIPT, *(SCRIPTS.parent / "taming" / "demo").glob("*.py")]:
         assert not any(word in path.read_text() for word in ("softmax", "multinomial", "topk", "top_k_top_p"))
 
 
@@ -114,7 +115,7 @@ def test_every_conditioning_is_sampled(open_page, kind):
 def test_pixels_are_those_of_make_samples(open_page, runs, tmp_path):
     page = open_page("depth")
     arguments = ["-r", runs("depth"), "--outdir", str(tmp_path / "out"), "--seed", "5", "--scale_factor", "1.5"]
-    module("make_samples").main([*arguments, "--top_k", "7", "--top_p", "0.9", "--temperature", "1.25"])
+    load_script("make_samples").main([*arguments, "--top_k", "7", "--top_p", "0.9", "--temperature", "1.25"])
     labelled(page.number_input, "Seed").set_value(5)
     labelled(page.number_input, "Top k").set_value(7)
     labelled(page.number_input, "Top p").set_value(0.9)
@@ -130,7 +131,7 @@ def test_pixels_are_those_of_make_samples(open_page, runs, tmp_path):
 def test_pixels_are_those_of_sample_fast(open_page, runs, tmp_path):
     page = open_page("class_label")
     run = runs("class_label")
-    module("sample_fast").main(
+    load_script("sample_fast").main(
         ["-r", run, "-n", "2", "--classes", "3", "--seed", "5", "-k", "100", "-o", str(tmp_path)]
     )
     labelled(page.number_input, "Seed").set_value(5)
@@ -294,7 +295,7 @@ def test_random_weights_without_a_run(runs, monkeypatch):
 
 
 def test_as_a_command_it_tells_how_to_start_it(capsys):
-    script = module("sample_conditional")
+    script = load_script("sample_conditional")
     assert run_command(script.main, ["-r", "logs/run"]) == 2
     assert "start it with: streamlit run scripts/sample_conditional.py -- -r logs/<run>" in capsys.readouterr().err
     assert run_command(script.main, ["--nonsense"]) == 2

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tiny_demo
 from PIL import Image
-from tiny_pages import labelled, module, png, press_sample, shown, upload
+from script_modules import load_script
+from tiny_pages import labelled, png, press_sample, shown, upload
 
 pytest.importorskip("streamlit", reason="the demo needs the extra app")
 
@@ -60,7 +61,7 @@ def test_a_layout_gives_the_pixels_of_make_scene_samples(open_page, runs, tmp_pa
     assert result.title == "mine.json" and result.image.shape == (side, side, 3)
     (tmp_path / "mine.json").write_bytes(LAYOUT)
     arguments = ["-r", runs("objects_bbox"), "--outdir", str(tmp_path / "out"), "--seed", "5", "-N", "1"]
-    module("make_scene_samples").main(
+    load_script("make_scene_samples").main(
         [*arguments, "-R", f"{side},{side}", "--layout", str(tmp_path / "mine.json"), "--device", "cpu"]
     )
     (row,) = (tmp_path / "out").rglob("mine_*.png")
@@ -103,7 +104,7 @@ def test_a_caption_gives_the_pixels_of_sample_text(open_page, runs, tmp_path):
     assert result.title == f'validation, example 1, "{CAPTION}"'
     assert any(text.value == f"caption_bytes: {CAPTION}" for text in page.text)
     arguments = ["-r", runs("caption_bytes"), "-o", str(tmp_path), "--prompt", CAPTION, "--seed", "5"]
-    module("sample_text").main([*arguments, "-n", "2", "--batch_size", "1", "--device", "cpu"])
+    load_script("sample_text").main([*arguments, "-n", "2", "--batch_size", "1", "--device", "cpu"])
     (path,) = tmp_path.rglob("000001.png")
     assert difference(path, result.image) <= 1, "windows may round otherwise than the decoder"
     labelled(page.text_input, "Caption").set_value("   ").run()
