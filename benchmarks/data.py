@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from measure import add_options, circumstances, compare, format_table, interleaved, start, write_json  # noqa: E402
+from measure import add_options, circumstances, compare, format_table, interleaved, resident, start, write_json  # noqa: E402
 from peer import PACKAGE, VERSION, Peer, installed  # noqa: E402
 
 from taming.cli import run_command  # noqa: E402
@@ -92,12 +92,6 @@ def read_all(dataset: Dataset, collate: Callable) -> None:
     """One epoch."""
     for _ in DataLoader(dataset, batch_size=BATCH, collate_fn=collate):
         pass
-
-
-def resident() -> int | None:
-    """Bytes of memory that this process holds now; None where the system does not tell."""
-    status = Path("/proc/self/statm")
-    return int(status.read_text().split()[1]) * os.sysconf("SC_PAGESIZE") if status.exists() else None
 
 
 def memory_by_epoch(dataset: Dataset) -> list[int | None]:

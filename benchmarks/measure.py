@@ -107,6 +107,12 @@ def compare(name: str, peer: Sequence[float], ours: Sequence[float], target: flo
     return Timing(name, *medians, medians[0] / medians[1], low, high, len(ratios), target)
 
 
+def resident(process: int | str = "self") -> int | None:
+    """Bytes of memory that a process, by default this one, holds now; None where the system does not tell."""
+    status = Path(f"/proc/{process}/statm")
+    return int(status.read_text().split()[1]) * os.sysconf("SC_PAGESIZE") if status.exists() else None
+
+
 def peak_memory(work: Callable[[], object], device: torch.device) -> int | None:
     """Bytes by which the memory in use rises at most during the call; None where the system does not tell.
 

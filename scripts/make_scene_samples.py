@@ -46,12 +46,11 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Sample a transformer that is conditioned on layouts of objects.",
         epilog="Config overrides such as data.params.validation.params.data_path=data/coco may be added.",
-        conflict_handler="resolve",
     )
     add_run_options(parser)
     parser.add_argument("--outdir", required=True, help="folder that gets the samples")
     add_filter_options(parser, top_k=100)
-    add_job_options(parser, batch_size=4)
+    add_job_options(parser, batch_size=4, seed=SEED)
     add = parser.add_argument
     text = "pixels, at least what one window covers"
     add("-R", "--resolution", metavar="HEIGHT,WIDTH", help=f"{text} (default: that, 256,256 for the published models)")
@@ -63,7 +62,6 @@ def get_parser() -> argparse.ArgumentParser:
     add("--num_samples", type=int, help="only the first so many layouts (default: all)")
     add("--window", type=int, help="side of the window in tokens (default: the largest that the model can read)")
     add("--greedy", action="store_true", help="take the most likely tokens instead of drawing")
-    add("--seed", type=int, default=SEED, help="the random numbers (default: %(default)s)")
     add_device_options(parser)
     return parser
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -86,6 +87,22 @@ def labelled_grid(
         draw.text((padding, y + height // 2), label, fill="black", font=font, anchor="lm")
         for j, tile in enumerate(row):
             canvas.paste(Image.fromarray(tile), (label_width + j * step_x, y))
+    return np.asarray(canvas)
+
+
+def text_picture(text: str, side: int = 256) -> np.ndarray:
+    """Black text on white, wrapped, uint8 (side, side, 3); of a text that has no room the beginning."""
+    margin = side // 16
+    font = ImageFont.load_default(size=side // 14)
+    line_height = _text_size(["Ag"], font)[1] + 2
+    room = side - 2 * margin
+    lines = textwrap.wrap(
+        text, width=int(room / font.getlength("n")), max_lines=max(1, room // line_height), placeholder=" ..."
+    )
+    canvas = Image.new("RGB", (side, side), (WHITE,) * 3)
+    draw = ImageDraw.Draw(canvas)
+    for i, line in enumerate(lines):
+        draw.text((margin, margin + i * line_height), line, fill="black", font=font)
     return np.asarray(canvas)
 
 

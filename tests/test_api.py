@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from script_modules import load_script
 from tiny_configs import ddconfig, first_stage
 from tiny_run_folders import DEPTH_MAPS, LABEL_MAPS, build, save_run, transformer
 
@@ -167,6 +168,21 @@ def test_reconstruction_of_a_square_image_is_that_of_the_model(reconstruct, tmp_
     assert reconstruct.image_size == 16 and torch.equal(made, expected.clamp(-1, 1))
     assert np.array_equal(np.asarray(Image.open(tmp_path / "new" / "r.png")), to_uint8(made[0]))
     assert "VQModel: latents of shape (1, 4, 8, 8)" in caplog.text
+
+
+def test_reconstructions_are_those_of_make_reconstructions(tmp_path):
+    """Of images that need no scaling, which that command leaves to the data set."""
+    paths = [str(tmp_path / f"{name}.png") for name in "ab"]
+    picture(16, 16).save(paths[0])
+    picture(16, 24, seed=1).save(paths[1])
+    split = {"target": "taming.data.base.ImagePaths", "params": {"paths": paths, "size": 16}}
+    data = {"target": "main.DataModuleFromConfig", "params": {"batch_size": 1, "validation": split}}
+    run = save_run(tmp_path / "run", first_stage(resolution=16, n_embed=12), data=data)
+    load_script("make_reconstructions").main(["-r", run, "--outdir", str(tmp_path / "out"), "--device", "cpu"])
+    reconstruct = taming.Reconstruction(taming.load_model(run, device="cpu"), device="cpu")
+    for index, path in enumerate(paths):
+        made = np.asarray(Image.open(tmp_path / "out" / "reconstructions" / f"{index:06}.png"))
+        assert np.array_equal(made, to_uint8(reconstruct(path)[0]))
 
 
 def test_reconstruction_takes_paths_pictures_and_arrays_alike(reconstruct, tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from taming.files import atomic_path
-from taming.images import displayable, from_uint8, image_grid, labelled_grid, save_png, to_uint8
+from taming.images import displayable, from_uint8, image_grid, labelled_grid, save_png, text_picture, to_uint8
 
 
 @pytest.mark.parametrize(
@@ -87,3 +87,11 @@ def test_labelled_grid_needs_one_size():
 def test_labelled_grid_needs_a_column_per_title():
     with pytest.raises(ValueError, match="2 column titles has only 1 columns"):
         labelled_grid({"a": torch.zeros(1, 3, 4, 4)}, columns=("x", "y"))
+
+
+def test_text_is_wrapped_and_stays_within_its_picture():
+    short, long, longer = (text_picture("a heath " * n, side=128) for n in (1, 8, 400))
+    ink = [np.flatnonzero((picture < 128).any(axis=(1, 2))) for picture in (short, long, longer)]
+    assert all(picture.shape == (128, 128, 3) and (picture[:, -4:] == 255).all() for picture in (short, long, longer))
+    assert ink[0].max() < 24 and ink[1].max() > 40, "one line, several"
+    assert ink[2].max() < 126 and (text_picture("", side=64) == 255).all()

@@ -5,10 +5,11 @@ from omegaconf import OmegaConf
 from tiny_configs import ddconfig, first_stage
 
 from taming.config import instantiate_from_config
+from taming.vocabulary import Vocabulary
 
 SIDE, FACTOR = 16, 4
 TOKENS = (SIDE // FACTOR) ** 2
-N_CODES, N_LABELS, N_CLASSES, LAYOUT_TOKENS = 20, 9, 4, 64
+N_CODES, N_LABELS, N_CLASSES, LAYOUT_TOKENS, VOCABULARY = 20, 9, 4, 64, 280
 STEP = 1234
 
 
@@ -33,19 +34,30 @@ STAGES = {
         "target": "taming.models.dummy_cond_stage.DummyCondStage",
         "params": {"conditional_key": "objects_center_points"},
     },
+    "caption_bytes": {
+        "target": "taming.modules.misc.captions.CaptionStage",
+        "params": {"length": 8, "vocab_size": VOCABULARY},
+    },
     "image": "__is_first_stage__",
     "unconditional": "__is_unconditional__",
 }
-LENGTHS = {"class_label": 1, "unconditional": 1, "objects_bbox": 9, "objects_center_points": 6}
+LENGTHS = {"class_label": 1, "unconditional": 1, "objects_bbox": 9, "objects_center_points": 6, "caption_bytes": 8}
 """Conditioning tokens, where they are not as many as those of the image."""
-DATA_KEYS = {"unconditional": [], "image": [], "class_label": ["class_label", "human_label"]}
+DATA_KEYS = {
+    "unconditional": [],
+    "image": [],
+    "class_label": ["class_label", "human_label"],
+    "caption_bytes": ["caption"],
+}
+LAYOUT = {"objects": [{"class": "ball", "box": [0.1, 0.5, 0.3, 0.4]}, {"class": "tree", "box": [0.5, 0.1, 0.4, 0.8]}]}
 
 
 def config_of(kind, splits=("validation",), length=3):
     """The config of a run with such conditioning; splits of different lengths."""
     is_layout = kind.startswith("objects_")
+    is_caption = kind == "caption_bytes"
     gpt = {
-        "vocab_size": LAYOUT_TOKENS if is_layout else N_CODES + 1,
+        "vocab_size": LAYOUT_TOKENS if is_layout else VOCABULARY if is_caption else N_CODES + 1,
         "block_size": LENGTHS.get(kind, TOKENS) + TOKENS - 1,
         "n_layer": 1,
         "n_head": 2,
@@ -71,7 +83,7 @@ def config_of(kind, splits=("validation",), length=3):
                 "batch_size": 1,
                 **{
                     split: {
-                        "target": "taming.data.scenes.ScenesValidation",
+                        "target": f"taming.data.{'captions.Captioned' if is_caption else 'scenes.'}ScenesValidation",
                         "params": {**scenes, "length": length - place},
                     }
                     for place, split in enumerate(splits)
@@ -92,6 +104,9 @@ def tiny_model(kind):
     for module in (model.first_stage_model, model.cond_stage_model):
         if hasattr(module, "quantize"):
             torch.nn.init.normal_(module.quantize.embedding.weight)
+    if kind == "caption_bytes":  # a checkpoint brings the vocabulary
+        pairs = Vocabulary.train(["a heath with a car and two trees"] * 2, VOCABULARY).pairs()
+        model.cond_stage_model.merges[: len(pairs)] = torch.tensor(pairs)
     return model.eval()
 
 

@@ -14,9 +14,8 @@ from torchvision.transforms import functional as TF
 
 from taming.data._augment import square
 from taming.data._io import read_image, read_rgb, to_float
-from taming.data.coco import N_LABELS as COCO_LABELS
-from taming.data.depth_maps import normalize_depth, read_depth
-from taming.data.label_maps import one_hot, read_labels, shift
+from taming.data.given_maps import read_depth_map, read_label_map
+from taming.data.label_maps import one_hot
 from taming.models.cond_transformer import Net2NetTransformer
 
 NAME = "taming.api"
@@ -55,16 +54,16 @@ def read_condition(model: Net2NetTransformer, source: MapSource, *, size: int = 
     """Spatial conditioning, float32 (1, k, h, w) as the conditioning stage of `model` reads it, of a file or a tensor.
 
     The key of the model's conditioning says what a file is: `segmentation`, a label map; `depth`, float32 coded as
-    RGBA, brought to [-1, 1] and cut to a square of `size` pixels; `coord`, grey values for 0 to 1; else an image. A
-    tensor is (k, h, w), (h, w) or (1, k, h, w) and stays as it is; integers (h, w) are labels.
+    RGBA or grey values, brought to [-1, 1] and cut to a square of `size` pixels; `coord`, grey values for 0 to 1; else
+    an image. A tensor is (k, h, w), (h, w) or (1, k, h, w) and stays as it is; integers (h, w) are labels.
     """
     kind = model.cond_stage_key
     if isinstance(source, Tensor):
         is_labels = kind == "segmentation" and not source.is_floating_point()
         return _one(_from_labels(source, n_labels(model)) if is_labels else source, kind)
     reader: Callable[[MapSource], np.ndarray] = {
-        "segmentation": lambda path: read_label_map(path, n_labels(model)),
-        "depth": lambda path: cut_square(normalize_depth(read_depth(path, NAME)), size)[:, :, None],
+        "segmentation": lambda path: read_label_map(path, n_labels(model), NAME),
+        "depth": lambda path: cut_square(read_depth_map(path, NAME), size)[:, :, None],
         "coord": _read_coordinates,
     }.get(kind, _read_image)
     return _channels_first(reader(source))
@@ -76,13 +75,6 @@ def read_picture(model: Net2NetTransformer, source: MapSource, *, size: int = 25
         return _one(source, "image")
     pixels = read_rgb(source, NAME)
     return _channels_first(to_float(cut_square(pixels, size) if model.cond_stage_key == "depth" else pixels))
-
-
-def read_label_map(path: str | os.PathLike, k: int) -> np.ndarray:
-    """The labels in a file as one-hot float32 (h, w, k); of 183 labels, those of COCO, shifted as its files need it."""
-    labels = read_labels(path, NAME)
-    labels = shift(labels) if k == COCO_LABELS else labels
-    return one_hot(labels, k, path=path, dataset=NAME, dtype=np.float32)
 
 
 def cut_square(array: np.ndarray, size: int) -> np.ndarray:

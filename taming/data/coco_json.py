@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 
 def read_json(path: str | os.PathLike, dataset: str, hint: str = "", *, unread: Collection[str] = ()) -> dict[str, Any]:
@@ -11,6 +11,15 @@ def read_json(path: str | os.PathLike, dataset: str, hint: str = "", *, unread: 
 
     Raises FileNotFoundError (which ends with `hint`) for a missing file, ValueError for anything but a JSON object.
     """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return load_json(file, str(path), dataset, unread=unread)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{dataset}: file not found: {path}{hint and f'; {hint}'}") from None
+
+
+def load_json(file: IO, name: str, dataset: str, *, unread: Collection[str] = ()) -> dict[str, Any]:
+    """As `read_json`, from an open file that errors call `name`."""
 
     def without_unread(record: dict[str, Any]) -> dict[str, Any]:
         for field in unread:
@@ -18,15 +27,12 @@ def read_json(path: str | os.PathLike, dataset: str, hint: str = "", *, unread: 
         return record
 
     try:
-        with open(path, encoding="utf-8") as file:
-            # Leaving fields out while parsing saves gigabytes of outlines that would be kept in memory until the end.
-            content = json.load(file, object_hook=without_unread if unread else None)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{dataset}: file not found: {path}{hint and f'; {hint}'}") from None
-    except ValueError as error:
-        raise ValueError(f"{dataset}: {path} is not valid JSON: {error}") from None
+        # Leaving fields out while parsing saves gigabytes of outlines that would be kept in memory until the end.
+        content = json.load(file, object_hook=without_unread if unread else None)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{dataset}: {name} is not valid JSON: {error}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{dataset}: {path} holds no JSON object but a {type(content).__name__}")
+        raise ValueError(f"{dataset}: {name} holds no JSON object but a {type(content).__name__}")
     return content
 
 

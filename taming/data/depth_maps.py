@@ -15,6 +15,9 @@ from taming.files import atomic_path
 MIN_RANGE = np.float32(1e-8)
 """What a map's values are divided by at least."""
 
+GREY = ("1", "L", "I", "F")
+"""Modes of images with one value per pixel, beside those of 16 bits."""
+
 
 def rgba_to_depth(x: np.ndarray) -> np.ndarray:
     """uint8 (H, W, 4) -> float32 (H, W): R, G, B, A are the bytes of a little-endian float. Else ValueError."""
@@ -37,16 +40,20 @@ def normalize_depth(depth: np.ndarray) -> np.ndarray:
     return 2 * ((depth - low) / np.maximum(MIN_RANGE, high - low)) - 1
 
 
-def read_depth(path: str | os.PathLike, dataset: str, hint: str = "") -> np.ndarray:
-    """The depths in a PNG, float32 (H, W).
+def read_depth(path: str | os.PathLike, dataset: str, hint: str = "", *, grey: bool = False) -> np.ndarray:
+    """The depths in a PNG, float32 (H, W); with `grey`, also the grey values of an image of any depth.
 
     Raises FileNotFoundError (which ends with `hint`) for a missing file, OSError for an unreadable one, and ValueError
     for one that holds no depth: another mode than RGBA, or values that are no finite numbers, as from other pictures.
     """
     image = read_image(path, dataset, hint)
-    if image.mode != "RGBA":
-        raise ValueError(f"{dataset}: depth map {path} has mode {image.mode}; expected floats coded as RGBA")
-    depth = rgba_to_depth(np.asarray(image))
+    is_grey = grey and (image.mode in GREY or image.mode.startswith("I;16"))
+    if image.mode != "RGBA" and not is_grey:
+        others = ", as scripts/extract_depth.py does, or grey values that are brighter where it is nearer"
+        raise ValueError(
+            f"{dataset}: depth map {path} has mode {image.mode}; expected floats coded as RGBA{others if grey else ''}"
+        )
+    depth = np.asarray(image).astype(np.float32) if is_grey else rgba_to_depth(np.asarray(image))
     if not np.isfinite(depth).all():
         raise ValueError(f"{dataset}: {path} holds values that are no finite numbers; it is no depth map coded as RGBA")
     return depth

@@ -16,12 +16,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from reprlib import repr as brief
+from typing import IO, Any
 
 from torch.utils.data import Dataset
 
 from taming.config import suggestion
-from taming.data.coco_json import read_json
+from taming.data.coco_json import load_json, read_json
 from taming.data.conditional_builder.objects_center_points import ObjectsCenterPointsConditionalBuilder
 from taming.data.helper_types import Annotation, BoundingBox
 
@@ -67,6 +68,11 @@ class SceneLayout:
         return cls.parse(read_json(path, "layout", f'write one such as {{"objects": [{EXAMPLE}]}}'), str(path))
 
     @classmethod
+    def load(cls, file: IO, source: str) -> "SceneLayout":
+        """The layout in an open file that messages call `source`. Raises ValueError."""
+        return cls.parse(load_json(file, source, "layout"), source)
+
+    @classmethod
     def parse(cls, content: Mapping[str, Any], source: str = "layout") -> "SceneLayout":
         """The layout in parsed JSON. Raises ValueError."""
         _check_keys(content, ("objects",), source)
@@ -81,6 +87,11 @@ class SceneLayout:
         """Hexadecimal number of 64 bits that changes with the objects."""
         facts = [(item.category, item.place, sorted(item.flags)) for item in self.objects]
         return sha256(repr(facts).encode()).hexdigest()[:16]
+
+    @property
+    def key(self) -> int:
+        """What the random numbers of samples follow; a part of the digest, which is a bit too large."""
+        return int(self.digest[:15], 16)
 
     def annotations(self, dataset: Dataset, key: str) -> list[Annotation]:
         """The objects as `dataset`, with builders of layouts by key, annotates them.
@@ -104,22 +115,22 @@ def _object(content: Any, where: str) -> LayoutObject:
     _check_keys(content, KEYS, where)
     category = content.get("class")
     if isinstance(category, bool) or not isinstance(category, str | int):
-        raise ValueError(f"{where}: class is {category!r}, expected the name or the number of a class")
+        raise ValueError(f"{where}: class is {brief(category)}, expected the name or the number of a class")
     if ("box" in content) == ("center" in content):
         raise ValueError(f"{where}: give it either a box, [left, top, width, height], or a center, [x, y]")
     place = _box(content["box"], where) if "box" in content else _shares("center", content["center"], 2, where)
     for flag in FLAGS:
         if not isinstance(content.get(flag, False), bool):
-            raise ValueError(f"{where}: {flag} is {content[flag]!r}, expected true or false")
+            raise ValueError(f"{where}: {flag} is {brief(content[flag])}, expected true or false")
     return LayoutObject(category, place, frozenset(flag for flag in FLAGS if content.get(flag)))
 
 
 def _check_keys(content: Any, keys: Sequence[str], where: str) -> None:
     if not isinstance(content, Mapping):
-        raise ValueError(f"{where}: expected an object with {' and '.join(keys[:2])}, not {content!r}")
+        raise ValueError(f"{where}: expected an object with {' and '.join(keys[:2])}, not {brief(content)}")
     for key in content:
         if key not in keys:
-            raise ValueError(f"{where}: unknown key {key!r}{suggestion(key, keys)}")
+            raise ValueError(f"{where}: unknown key {brief(key)}{suggestion(key, keys)}")
 
 
 def _box(value: Any, where: str) -> tuple[float, ...]:
@@ -136,7 +147,7 @@ def _shares(name: str, value: Any, count: int, where: str) -> tuple[float, ...]:
     """`count` numbers from 0 to 1."""
     is_list = isinstance(value, list) and len(value) == count
     if not is_list or not all(isinstance(x, int | float) and not isinstance(x, bool) for x in value):
-        raise ValueError(f"{where}: {name} is {value!r}, expected {count} numbers")
+        raise ValueError(f"{where}: {name} is {brief(value)}, expected {count} numbers")
     if not all(math.isfinite(x) and 0 <= x <= 1 for x in value):
         raise ValueError(f"{where}: {name} is {value}, expected shares of the image, 0 to 1; divide pixels by its size")
     return tuple(map(float, value))

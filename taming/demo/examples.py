@@ -1,9 +1,10 @@
-"""What the demo samples from: an example of the data, or uploads in its place, as a batch of one.
+"""What the demo samples from: an example of the data, or what people give in its place, as a batch of one.
 
 (h, w) image, l conditioning tokens.
 """
 
-from collections.abc import Mapping
+import random
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from taming.config import instantiate_from_config
+from taming.data.conditional_builder.utils import FULL_CROP
+from taming.data.scene_layout import SceneLayout
 from taming.data.seeded import SeededViews
 from taming.data.utils import custom_collate
 from taming.demo.uploads import cut_to
@@ -20,13 +23,17 @@ from taming.images import to_uint8
 from taming.models.autoencoder import VQAutoencoder
 from taming.models.cond_transformer import Net2NetTransformer
 from taming.models.conditioning import LAYOUTS
+from taming.modules.misc.captions import CaptionStage
 from taming.modules.misc.coord import CoordStage
 from taming.modules.util import Labelator
 from taming.sampling.dataset_jobs import Split
 from taming.sampling.decode import Key
 from taming.sampling.encoding import EncodedBatch, encode_batch, has_pictures
-from taming.sampling.window_conditioning import layout_in_windows
+from taming.sampling.scene_jobs import builders_of
+from taming.sampling.text_jobs import prompt_key
+from taming.sampling.window_conditioning import layouts_in_windows
 from taming.sampling.windows import default_side
+from taming.vocabulary import bytes_text, text_bytes
 
 PLOT_SIDE = 256
 """Layouts are drawn with at least so many pixels, or nobody could read the names in them."""
@@ -69,59 +76,96 @@ def is_layout_conditional(model: Net2NetTransformer) -> bool:
     return model.cond_stage_key in LAYOUTS
 
 
+def is_caption_conditional(model: Net2NetTransformer) -> bool:
+    return isinstance(model.cond_stage_model, CaptionStage)
+
+
 def takes_map(model: Net2NetTransformer) -> bool:
     """Whether the model is conditioned on another image than the one it makes: labels, depth and the like."""
     return isinstance(model.cond_stage_model, VQAutoencoder) and model.cond_stage_key != model.first_stage_key
 
 
-def with_uploads(
-    model: Net2NetTransformer,
-    batch: Batch | None,
-    *,
-    picture: np.ndarray | None = None,
-    conditioning: np.ndarray | None = None,
-    label: int | None = None,
-) -> Batch:
-    """The batch with an uploaded picture and conditioning, float32 (h, w, k), and a chosen class in their places.
-
-    Without an example a grey image stands in, where the model needs nothing else of it. Raises ValueError if it does.
+@dataclass(frozen=True)
+class Given:
+    """What people give in the place of an example's: a picture and conditioning, float32 (h, w, k), the number of a
+    class, a layout of objects, a caption.
     """
-    changed = dict(batch or {})
-    if conditioning is not None:
-        size = conditioning.shape[:2]
-        changed = {model.cond_stage_key: _as_batch(conditioning)}
+
+    picture: np.ndarray | None = None
+    conditioning: np.ndarray | None = None
+    label: int | None = None
+    layout: SceneLayout | None = None
+    caption: str | None = None
+
+
+def with_given(model: Net2NetTransformer, batch: Batch | None, split: Split | None, given: Given) -> Batch:
+    """The example, if there is one, with what is given in its place.
+
+    Where the model needs nothing else of an example, a grey image stands in. `split` tells what the classes of a layout
+    are. Raises ValueError for what is missing, and for a layout that the data set could not hold.
+    """
+    changed, picture = dict(batch or {}), given.picture
+    if given.conditioning is not None:
+        size = given.conditioning.shape[:2]
+        changed = {model.cond_stage_key: _as_batch(given.conditioning)}
         picture = _grey(model, *size) if picture is None else cut_to(picture, *size)
-    elif takes_map(model) or is_layout_conditional(model):
+    elif given.layout is not None:
+        changed = _of_layout(model, split, given.layout)
+        picture = _grey(model) if picture is None else picture
+    elif _needs_example(model, given):
         if batch is None:
             raise ValueError(_missing(model))
         if picture is not None:
             picture = cut_to(picture, *batch[model.first_stage_key].shape[1:3])
     elif batch is None and picture is None:
-        side = model.first_stage_model.encoder.resolution
-        picture = _grey(model, side, side)
+        picture = _grey(model)
     if picture is not None:
         changed[model.first_stage_key] = _as_batch(picture)
         if isinstance(model.cond_stage_model, CoordStage):
             changed[model.cond_stage_key] = _as_batch(_coordinates(*picture.shape[:2]))
-    if is_class_conditional(model) and (label is not None or model.cond_stage_key not in changed):
-        changed[model.cond_stage_key] = torch.tensor([label or 0])
+    if is_class_conditional(model) and (given.label is not None or model.cond_stage_key not in changed):
+        changed[model.cond_stage_key] = torch.tensor([given.label or 0])
         changed.pop("human_label", None)
+    if is_caption_conditional(model) and given.caption:
+        changed[model.cond_stage_key] = torch.from_numpy(text_bytes([given.caption]))
     return changed
+
+
+def _needs_example(model: Net2NetTransformer, given: Given) -> bool:
+    """Whether conditioning is read of an example that nothing else can stand for."""
+    return takes_map(model) or is_layout_conditional(model) or (is_caption_conditional(model) and not given.caption)
 
 
 def _missing(model: Net2NetTransformer) -> str:
     key = model.cond_stage_key
-    remedy = "upload one in the sidebar, or " if takes_map(model) else ""
-    needed = f"there is no example with {key}, which this model needs"
-    return f"{needed}: {remedy}give data with --ignore_base_data and data=..."
+    remedy = "write one in the sidebar" if is_caption_conditional(model) else "upload one in the sidebar"
+    return (
+        f"there is no example with {key}, which this model needs: {remedy}, or give data with --ignore_base_data and "
+        "data=..."
+    )
+
+
+def _of_layout(model: Net2NetTransformer, split: Split | None, layout: SceneLayout) -> dict[str, Any]:
+    """A batch without an image: the layout's tokens, int64 (1, l), and its objects as the data set annotates them."""
+    key = model.cond_stage_key
+    if split is None:
+        raise ValueError(
+            f"{layout.source}: only a data set says what the classes of a layout are, and there is none; give data "
+            "with --ignore_base_data and data=..."
+        )
+    builder = builders_of(split, key)
+    annotations = layout.annotations(split.dataset, key)
+    return {key: builder.build(annotations, FULL_CROP, rng=random.Random(0))[None], "annotations": [annotations]}
 
 
 def _as_batch(image: np.ndarray) -> Tensor:
     return torch.from_numpy(image)[None]  # (h, w, k) -> (1, h, w, k)
 
 
-def _grey(model: Net2NetTransformer, height: int, width: int) -> np.ndarray:
-    return np.zeros((height, width, model.first_stage_model.encoder.in_channels), dtype=np.float32)
+def _grey(model: Net2NetTransformer, *size: int) -> np.ndarray:
+    """An image of height and width `size`, by default the model's."""
+    encoder = model.first_stage_model.encoder
+    return np.zeros((*(size or (encoder.resolution,) * 2), encoder.in_channels), dtype=np.float32)
 
 
 def _coordinates(height: int, width: int) -> np.ndarray:
@@ -135,7 +179,7 @@ class Prepared:
 
     key names the random numbers of its sample, as in the commands. image, reconstruction and picture (of the
     conditioning, None if there is none) are uint8 (h, w, 3); condition_text says what the model is given, None if
-    nothing. conditioning holds the arguments of `sample_windowed` that say so.
+    nothing. conditioning gives, for a seed, the arguments of `sample_windowed` that say so.
     """
 
     encoded: EncodedBatch
@@ -144,11 +188,17 @@ class Prepared:
     reconstruction: np.ndarray
     picture: np.ndarray | None
     condition_text: str | None
-    conditioning: Mapping[str, Any]
+    conditioning: Callable[[int], Mapping[str, Any]]
 
 
 def prepare(
-    model: Net2NetTransformer, batch: Batch, *, split: Split | None, index: int, scale_factor: float
+    model: Net2NetTransformer,
+    batch: Batch,
+    *,
+    split: Split | None,
+    index: int,
+    scale_factor: float,
+    given: Given = Given(),
 ) -> Prepared:
     """Encode a batch of one at another scale. Raises ValueError if it lacks what the model reads or does not fit it."""
     shows_maps = has_pictures(model) and not is_layout_conditional(model) and not model.be_unconditional
@@ -156,17 +206,24 @@ def prepare(
     picture = to_uint8(encoded.pictures[0]) if shows_maps else None
     if is_layout_conditional(model):
         picture = layout_picture(split, model.cond_stage_key, encoded.condition[0], encoded.images.shape[2:])
-    label = int(encoded.condition[0, 0]) if is_class_conditional(model) else None
     return Prepared(
         encoded,
-        (label, index),
+        _key(model, encoded, index, given),
         image=rgb(encoded.images),
         reconstruction=rgb(model.decode_to_img(encoded.tokens, encoded.zshape)),
         picture=picture,
         condition_text=_condition_text(model, batch, scale_factor),
-        conditioning=_layout_of_windows(model, split, batch, tuple(encoded.tokens.shape[1:]), index)
-        or {"c": encoded.condition},
+        conditioning=_conditioning(model, split, batch, encoded, index, given),
     )
+
+
+def _key(model: Net2NetTransformer, encoded: EncodedBatch, index: int, given: Given) -> Key:
+    """That of the command which makes such samples: of layouts, classes, prompts, or of a data set."""
+    if given.layout is not None:
+        return given.layout.key, 0
+    if given.caption:
+        return prompt_key(given.caption), index
+    return (int(encoded.condition[0, 0]) if is_class_conditional(model) else None), index
 
 
 def rgb(images: Tensor) -> np.ndarray:
@@ -182,6 +239,8 @@ def _condition_text(model: Net2NetTransformer, batch: Batch, scale_factor: float
     if is_class_conditional(model):
         names = batch.get("human_label")
         return f"{key}: {int(batch[key][0])}" + (f" ({names[0]})" if names else "")
+    if is_caption_conditional(model):
+        return f"{key}: {bytes_text(batch[key][0].numpy())}"
     shape = tuple(model.get_input(key, batch).shape)
     if len(shape) == 4:
         shape = (*shape[:2], *(int(side * scale_factor) for side in shape[2:]))
@@ -206,15 +265,22 @@ def _builder(split: Split | None, key: str):
     return getattr(split and split.dataset, "conditional_builders", {}).get(key)
 
 
-def _layout_of_windows(
-    model: Net2NetTransformer, split: Split | None, batch: Batch, shape: tuple[int, int], index: int
-) -> Mapping[str, Any]:
-    """What says so where a layout's grid of `shape` does not fit into one window; nothing for anything else."""
-    builder = _builder(split, model.cond_stage_key) if is_layout_conditional(model) else None
+def _conditioning(
+    model: Net2NetTransformer, split: Split | None, batch: Batch, encoded: EncodedBatch, index: int, given: Given
+) -> Callable[[int], Mapping[str, Any]]:
+    """Tokens for all windows or, of a layout whose grid has several, for each; of a given one as make_scene_samples.py
+    would have it.
+    """
+    builder, shape = _builder(split, model.cond_stage_key), tuple(encoded.tokens.shape[1:])
     if builder is None or "annotations" not in batch:
-        return {}
+        return lambda seed: {"c": encoded.condition}
     window = default_side(model.transformer.block_size, lambda side: builder.embedding_dim)
-    if min(shape) < window or shape == (window, window):
-        return {}
-    cond_fn = layout_in_windows(builder, batch["annotations"][0], shape, window, str(index))
-    return {"c": None, "cond_fn": cond_fn, "window": window, "anchor": (window - 1) // 2}
+    if min(shape) < window or (shape == (window, window) and given.layout is None):
+        return lambda seed: {"c": encoded.condition}
+    return lambda seed: layouts_in_windows(
+        builder,
+        batch["annotations"][0],
+        shape,
+        window,
+        [str(index) if given.layout is None else f"{seed}/{given.layout.key}/0"],
+    )

@@ -19,18 +19,21 @@ from streamlit.delta_generator import DeltaGenerator
 from torch import Tensor
 
 from taming.config_errors import one_line
+from taming.data.scene_layout import EXAMPLE
 from taming.demo import uploads
 from taming.demo.examples import (
-    Batch,
+    Given,
     Prepared,
     check_numbered,
+    is_caption_conditional,
     is_class_conditional,
+    is_layout_conditional,
     prepare,
     read_example,
     rgb,
     split_names,
     takes_map,
-    with_uploads,
+    with_given,
 )
 from taming.demo.results import Result, for_screen, png
 from taming.demo.running import Controls, run
@@ -44,6 +47,7 @@ MISTAKES = (ValueError, OSError, ImportError, MemoryError, torch.OutOfMemoryErro
 """What a message in the page answers; anything else is a fault of the program, and Streamlit shows where."""
 FIRST_HALF, AROUND, INSIDE = "the first half", "all but a rectangle", "a rectangle only"
 KEYS_SHOWN = 10
+CAPTION_CHARACTERS = 1000
 TITLE = "Taming Transformers"
 ABOUT = (
     "A first stage turns images into a grid of codebook entries, and a transformer paints such grids token by token, "
@@ -64,7 +68,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Choices:
-    """The values of the sidebar's widgets. label is None for the example's own; `uploaded` are files by their role."""
+    """The values of the sidebar's widgets. label and caption are None for the example's own; uploaded are files by what
+    they are.
+    """
 
     split: Split | None
     index: int
@@ -73,6 +79,7 @@ class Choices:
     seed: int
     top_p: float
     label: int | None
+    caption: str | None
     kept: str
     rectangle: Rectangle | None
     uploaded: Mapping[str, tuple[str, bytes]]
@@ -164,9 +171,10 @@ def choose(sidebar: DeltaGenerator, model: Net2NetTransformer, config: DictConfi
     text = "Draw from the likeliest tokens that have this probability together; 1 is off."
     top_p = sidebar.number_input("Top p", min_value=0.01, max_value=1.0, value=1.0, step=0.05, help=text)
     label = choose_label(sidebar, model)
+    caption = choose_caption(sidebar, model)
     kept, rectangle = choose_kept(sidebar) if completes else (FIRST_HALF, None)
     uploaded, side = choose_uploads(sidebar, model)
-    return Choices(split, index, scale_factor, completes, seed, top_p, label, kept, rectangle, uploaded, side)
+    return Choices(split, index, scale_factor, completes, seed, top_p, label, caption, kept, rectangle, uploaded, side)
 
 
 def choose_example(sidebar: DeltaGenerator, config: DictConfig) -> tuple[Split | None, int]:
@@ -197,6 +205,17 @@ def choose_label(sidebar: DeltaGenerator, model: Net2NetTransformer) -> int | No
     return None if label < 0 else label
 
 
+def choose_caption(sidebar: DeltaGenerator, model: Net2NetTransformer) -> str | None:
+    if not is_caption_conditional(model):
+        return None
+    text = "What to draw; nothing is the example's own caption."
+    caption = sidebar.text_input("Caption", max_chars=CAPTION_CHARACTERS, placeholder="the example's own", help=text)
+    stage = model.cond_stage_model
+    if (length := stage.n_tokens(caption)) > stage.length:
+        sidebar.warning(f"The caption has {length} tokens, of which the model reads the first {stage.length}.")
+    return caption.strip() or None
+
+
 def choose_kept(sidebar: DeltaGenerator) -> tuple[str, Rectangle | None]:
     """What of the image stays in a completion."""
     kept = sidebar.radio("Keep", [FIRST_HALF, AROUND, INSIDE])
@@ -213,10 +232,13 @@ def choose_kept(sidebar: DeltaGenerator) -> tuple[str, Rectangle | None]:
 def choose_uploads(sidebar: DeltaGenerator, model: Net2NetTransformer) -> tuple[dict[str, tuple[str, bytes]], int]:
     """Uploaded files by what they are, name and content, and the size they are scaled to."""
     expander = sidebar.expander("Upload")
-    roles = {"image": "Image"}
+    files = {"image": expander.file_uploader("Image", type=uploads.SUFFIXES, key="image")}
     if takes_map(model):
-        roles["conditioning"] = f"Conditioning: {model.cond_stage_key}"
-    files = {role: expander.file_uploader(text, type=uploads.SUFFIXES, key=role) for role, text in roles.items()}
+        label = f"Conditioning: {model.cond_stage_key}"
+        files["conditioning"] = expander.file_uploader(label, type=uploads.SUFFIXES, key="conditioning")
+    if is_layout_conditional(model):
+        label, text = f"Layout: {model.cond_stage_key}", f'A JSON file such as {{"objects": [{EXAMPLE}]}}'
+        files["layout"] = expander.file_uploader(label, type="json", key="layout", help=plain(text))
     default = model.first_stage_model.encoder.resolution
     side = expander.number_input(
         "Shorter side (pixels)",
@@ -234,18 +256,20 @@ def prepared_example(model: Net2NetTransformer, choices: Choices) -> Prepared:
     split = choices.split and choices.split.name
     digests = [(role, sha256(content).hexdigest()) for role, (_, content) in choices.uploaded.items()]
     view = max(choices.seed, 0)
-    key = (split, choices.index, choices.scale_factor, view, choices.label, choices.side, *digests)
+    own = (choices.label, choices.caption, choices.side, *digests)
+    key = (split, choices.index, choices.scale_factor, view, *own)
     if st.session_state.get("prepared", (None,))[0] != key:
         st.session_state.pop("prepared", None)  # frees its memory before the new one takes some
-        batch = example_batch(model, choices, view)
-        made = prepare(model, batch, split=choices.split, index=choices.index, scale_factor=choices.scale_factor)
+        given = read_given(model, choices)
+        example = read_example(choices.split, choices.index, view) if choices.split else None
+        what = {"split": choices.split, "index": choices.index, "scale_factor": choices.scale_factor, "given": given}
+        made = prepare(model, with_given(model, example, choices.split, given), **what)
         st.session_state["prepared"] = key, made
     return st.session_state["prepared"][1]
 
 
-def example_batch(model: Net2NetTransformer, choices: Choices, view: int) -> Batch:
-    """The example of the data, with uploads in its place."""
-    batch = read_example(choices.split, choices.index, view) if choices.split else None
+def read_given(model: Net2NetTransformer, choices: Choices) -> Given:
+    """What is chosen, written or uploaded in the place of the example's."""
     read: dict[str, Any] = {}
     if "image" in choices.uploaded:
         read["picture"] = uploads.read_picture(*choices.uploaded["image"], choices.side)
@@ -253,7 +277,9 @@ def example_batch(model: Net2NetTransformer, choices: Choices, view: int) -> Bat
         n_channels = model.cond_stage_model.encoder.in_channels
         kind = {"key": model.cond_stage_key, "n_channels": n_channels}
         read["conditioning"] = uploads.read_map(*choices.uploaded["conditioning"], choices.side, **kind)
-    return with_uploads(model, batch, label=choices.label, **read)
+    if "layout" in choices.uploaded:
+        read["layout"] = uploads.read_layout(*choices.uploaded["layout"])
+    return Given(label=choices.label, caption=choices.caption, **read)
 
 
 def kept_cells(choices: Choices, shape: tuple[int, int]) -> Tensor | None:
@@ -329,10 +355,10 @@ def draw_stop(place: DeltaGenerator, *, enabled: bool) -> None:
 
 def title_of(choices: Choices) -> str:
     """What a sample is of, in a few words."""
-    if choices.uploaded:
-        return ", ".join(name for name, _ in choices.uploaded.values())
-    of_class = "" if choices.label is None else f", class {choices.label}"
-    return f"{choices.split.name}, example {choices.index}{of_class}" if choices.split else f"no example{of_class}"
+    caption = [] if choices.caption is None else [f'"{choices.caption}"']
+    label = [] if choices.label is None else [f"class {choices.label}"]
+    example = [f"{choices.split.name}, example {choices.index}"] if choices.split else ["no example"]
+    return ", ".join([*([name for name, _ in choices.uploaded.values()] or example), *caption, *label])
 
 
 def session_folder() -> Path:

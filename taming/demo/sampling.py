@@ -98,7 +98,7 @@ def sample(
     return sample_windowed(
         model,
         shape=shape,
-        **prepared.conditioning,
+        **prepared.conditioning(options.seed),
         z_init=start.grid,
         mask=start.kept,
         temperature=options.temperature,

@@ -10,14 +10,14 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from taming.data._io import read_rgb, to_float
-from taming.data.coco import N_LABELS as COCO_LABELS
-from taming.data.depth_maps import normalize_depth, read_depth
-from taming.data.label_maps import one_hot, read_labels, shift
+from taming.data.given_maps import read_depth_map, read_label_map
+from taming.data.scene_layout import SceneLayout
 
 SOURCE = "upload"
 """Who reads, in errors about files."""
 MAX_BYTES = 20 * 2**20
 """The server's own limit is `maxUploadSize` in .streamlit/config.toml."""
+MAX_LAYOUT_BYTES = 2**20
 MAX_PIXELS = 50 * 10**6
 MAX_RATIO = 4
 """Of the longer to the shorter side."""
@@ -25,7 +25,6 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 SUFFIXES = ("bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp")
 SEVERAL_VIEWS = "MPO"
 """What cameras write: a JPEG with more views of the same picture behind it, which is not animated."""
-GREY = ("1", "L", "I", "F")
 
 
 class NamedBytes(BytesIO):
@@ -71,6 +70,13 @@ def check_upload(name: str, content: bytes) -> None:
         )
 
 
+def read_layout(name: str, content: bytes) -> SceneLayout:
+    """An uploaded layout of objects. Raises ValueError for what is none."""
+    if len(content) > MAX_LAYOUT_BYTES:
+        raise ValueError(f"{name}: {len(content)} bytes are too many for a layout, at most {MAX_LAYOUT_BYTES} will do")
+    return SceneLayout.load(NamedBytes(name, content), name)
+
+
 def read_picture(name: str, content: bytes, side: int) -> np.ndarray:
     """An uploaded image as float32 (h, w, 3) in [-1, 1], turned upright, its shorter side scaled to `side` pixels.
 
@@ -92,33 +98,12 @@ def read_map(name: str, content: bytes, side: int, *, key: str, n_channels: int)
     if not (is_depth or key == "segmentation"):
         return read_picture(name, content, side)
     check_upload(name, content)
+    file = NamedBytes(name, content)
     if is_depth:
-        return normalize_depth(_with_shorter_side(_depths(name, content), side))[:, :, None]
-    labels = read_labels(NamedBytes(name, content), SOURCE)
-    labels = shift(labels) if n_channels == COCO_LABELS else labels
-    labels = _with_shorter_side(labels, side, nearest=True)
-    return one_hot(labels, n_channels, path=name, dataset=SOURCE, dtype=np.float32)
-
-
-def _depths(name: str, content: bytes) -> np.ndarray:
-    """Inverse depth of any scale, float32 (h, w)."""
-    with Image.open(NamedBytes(name, content)) as image:
-        mode = image.mode
-    if mode == "RGBA":
-        return read_depth(NamedBytes(name, content), SOURCE)
-    if mode not in GREY and not mode.startswith("I;16"):
-        raise ValueError(
-            f"{name}: a depth map of mode {mode}; upload floats coded as RGBA, as scripts/extract_depth.py does, or "
-            "grey values that are brighter where it is nearer"
-        )
-    try:
-        with Image.open(NamedBytes(name, content)) as image:
-            depths = np.asarray(image).astype(np.float32)
-    except (OSError, EOFError, ValueError, SyntaxError) as error:
-        raise ValueError(f"{name}: this image is damaged: {' '.join(str(error).split())}") from error
-    if not np.isfinite(depths).all():
-        raise ValueError(f"{name}: holds values that are no finite numbers")
-    return depths
+        return _with_shorter_side(read_depth_map(file, SOURCE), side)[:, :, None]
+    return read_label_map(
+        file, n_channels, SOURCE, resized=lambda labels: _with_shorter_side(labels, side, nearest=True)
+    )
 
 
 def cut_to(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -97,7 +97,8 @@ def show_condition(stage, key: str, c: Tensor | None, quant_c: Tensor) -> dict[s
     """`conditioning_rec`, what the stage decodes, and `conditioning`, what it was given, as images (b, 3 or 1, h, w).
 
     Nothing for conditioning that is the image itself or cannot be decoded to images (labels, the start token), and only
-    the former where c is None. Label maps (key "segmentation", (b, n_labels, h, w)) get the stage's colours.
+    the former where c is None. Label maps (key "segmentation", (b, n_labels, h, w)) get the stage's colours; captions
+    are written as the transformer reads them.
     """
     if key == "image" or not hasattr(stage, "decode"):
         return {}
@@ -105,7 +106,7 @@ def show_condition(stage, key: str, c: Tensor | None, quant_c: Tensor) -> dict[s
     if shown["conditioning_rec"].ndim != 4:
         return {}
     if c is not None:
-        shown["conditioning"] = c
+        shown["conditioning"] = c if c.ndim == 4 else shown["conditioning_rec"]
     if key == "segmentation":
         n_labels = shown["conditioning_rec"].shape[1]
         shown = {name: _colour_labels(stage, scores, n_labels) for name, scores in shown.items()}

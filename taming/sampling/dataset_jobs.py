@@ -5,7 +5,7 @@ An example is named by its index, and its sample depends on the seed and the ind
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -21,10 +21,11 @@ from taming.images import to_uint8
 from taming.models.cond_transformer import Net2NetTransformer
 from taming.sampling.decode import sample_uniforms
 from taming.sampling.encoding import EncodedBatch, check_windowed_model, encode_batch, has_pictures
-from taming.sampling.manifest import MANIFEST, agree, environment, settle
+from taming.sampling.file_jobs import FileJob, continued, start
+from taming.sampling.manifest import environment
 from taming.sampling.options import JobOptions, TopK, check_num_samples
 from taming.sampling.windowed import sample_windowed
-from taming.sampling.writers import explained, output, remove_leftovers
+from taming.sampling.writers import output
 
 FOLDERS = ("originals", "reconstructions", "samples")
 CONDITIONING = "conditioning"
@@ -58,36 +59,22 @@ class DatasetOptions(JobOptions):
 
 
 @dataclass(frozen=True)
-class DatasetJob:
-    """A job, made by `plan_dataset_job`; `finished` are the indices of examples that have all their files."""
+class DatasetJob(FileJob):
+    """A job, made by `plan_dataset_job`; each example of the data set has a file in every subfolder."""
 
-    model: Net2NetTransformer
     dataset: Dataset
-    folder: Path
-    n_examples: int
-    options: DatasetOptions
-    finished: frozenset[int]
-    manifest: Mapping[str, object]
 
     @property
-    def folders(self) -> tuple[str, ...]:
-        """The subfolders of the job."""
-        return (*FOLDERS, CONDITIONING) if self.options.save_conditioning else FOLDERS
+    def subfolders(self) -> tuple[str, ...]:
+        return subfolders_of(self.options)
 
     def describe(self) -> str:
         """One line: how many examples of what, how many are there, and the seed."""
-        n_finished = 0 if self.options.overwrite else len(self.finished)
-        done = f", {n_finished} of them finished" if n_finished else ""
-        seed = "that of shard 0" if self.manifest["seed"] is None else self.manifest["seed"]
-        return f"split {self.manifest['split']}: {self.n_examples} examples{done}; seed {seed}"
+        return f"split {self.manifest['split']}: {len(self.names)} examples{self.progress}"
 
-    def remaining(self) -> list[int]:
-        """The examples that this process is to sample."""
-        skipped = () if self.options.overwrite else self.finished
-        return [index for index in self.options.shard.part(range(self.n_examples)) if index not in skipped]
 
-    def file(self, folder: str, index: int) -> Path:
-        return self.folder / folder / f"{index:06}.png"
+def subfolders_of(options: DatasetOptions) -> tuple[str, ...]:
+    return (*FOLDERS, CONDITIONING) if options.save_conditioning else FOLDERS
 
 
 @dataclass(frozen=True)
@@ -152,7 +139,9 @@ def plan_dataset_job(
         **environment(model),
     }
     folder = Path(outdir) / f"{global_step:06}_{manifest['top_k']}_{manifest['temperature']}"
-    return _continued(DatasetJob(model, split.dataset, folder, n_examples, options, frozenset(), manifest))
+    names = tuple(f"{index:06}" for index in range(n_examples))
+    finished, manifest = continued(folder, names, manifest, options, subfolders=subfolders_of(options))
+    return DatasetJob(model, folder, names, options, finished, manifest, split.dataset)
 
 
 def _recorded(options: DatasetOptions) -> dict[str, object]:
@@ -164,14 +153,14 @@ def _recorded(options: DatasetOptions) -> dict[str, object]:
 
 def run_dataset_job(job: DatasetJob, *, progress: bool = True) -> Path:
     """Sample what this process is to make and write it, each file when it is complete; returns the job's folder."""
-    job = _start(job)
+    job = start(job)
     remaining = job.remaining()
     batches = iter(remaining)
     with output(job.folder, len(remaining), progress=progress) as (write, bar):
         while indices := list(islice(batches, job.options.batch_size)):
             for folder, images in _sample(job, indices).items():
                 for index, image in zip(indices, to_uint8(images), strict=True):
-                    write(job.file(folder, index), image)
+                    write(job.file(index, folder), image)
             bar.update(len(indices))
     return job.folder
 
@@ -225,38 +214,3 @@ def _read(job: DatasetJob, indices: Sequence[int]) -> Mapping:
         return custom_collate(examples)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"examples {indices[0]} to {indices[-1]}: {error}; try --batch_size 1") from error
-
-
-def _indices(job: DatasetJob, folder: str) -> set[int]:
-    """Which files a subfolder holds, also of examples that the job is not about."""
-    return {int(path.stem) for path in (job.folder / folder).glob("*.png") if path.stem.isdecimal()}
-
-
-def _continued(job: DatasetJob) -> DatasetJob:
-    """The job with what is finished, and the manifest that goes on from its folder's."""
-    held = [_indices(job, folder) for folder in job.folders]
-    finished = frozenset(set.intersection(*held) & set(range(job.n_examples)))
-    is_fresh = not any(held) and job.options.shard.count == 1  # a job that made nothing binds nobody
-    may_replace = job.options.overwrite or is_fresh
-    manifest = settle(
-        job.folder / MANIFEST,
-        job.manifest,
-        job.options.shard,
-        redo=may_replace and set.union(*held) <= set(range(job.n_examples)),
-        has_samples=any(held),
-    )
-    return replace(job, finished=finished, manifest=manifest)
-
-
-def _start(job: DatasetJob) -> DatasetJob:
-    """Make room for the files, and agree with the other processes on the manifest."""
-    with explained(job.folder):
-        for folder in job.folders:
-            (job.folder / folder).mkdir(parents=True, exist_ok=True)
-            for index in _indices(job, folder) if job.options.overwrite else ():
-                if index < job.n_examples:
-                    job.file(folder, index).unlink(missing_ok=True)
-        job = replace(job, manifest=agree(job.folder / MANIFEST, job.manifest, job.options.shard))
-        owned = (job.file(folder, index) for index in job.remaining() for folder in job.folders)
-        remove_leftovers(job.folder, owned)
-    return job

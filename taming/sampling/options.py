@@ -113,11 +113,12 @@ def add_filter_options(parser: argparse.ArgumentParser, *, top_k: int, fast: boo
     add("-p", "--top_p", type=float, default=1.0, help="draw from the nucleus of this probability (default: 1.0, off)")
 
 
-def add_job_options(parser: argparse.ArgumentParser, *, batch_size: int) -> None:
-    """Add --batch_size, --seed, --overwrite and --shard."""
+def add_job_options(parser: argparse.ArgumentParser, *, batch_size: int, seed: int | None = None) -> None:
+    """Add --batch_size, --seed, whose default is new numbers unless there is one, --overwrite and --shard."""
     add = parser.add_argument
     text = "samples computed together; has no influence on them"
     add("--batch_size", type=int, default=batch_size, help=f"{text} (default: {batch_size})")
-    add("--seed", type=int, help="the random numbers (default: those of the folder's sampling.json, or new ones)")
+    text = "those of the folder's sampling.json, or new ones" if seed is None else seed
+    add("--seed", type=int, default=seed, help=f"the random numbers (default: {text})")
     add("--overwrite", action="store_true", help="sample again what has a file already")
     add("--shard", metavar="I/N", help="the I-th of N processes, from 0, that share the work (default: torchrun's)")

@@ -30,7 +30,7 @@ from taming.sampling.file_jobs import FileJob, continued, start
 from taming.sampling.manifest import environment
 from taming.sampling.options import JobOptions, TopK, check_num_samples
 from taming.sampling.samples import check_second_stage
-from taming.sampling.window_conditioning import layout_in_windows
+from taming.sampling.window_conditioning import layouts_in_windows
 from taming.sampling.windowed import sample_windowed
 from taming.sampling.windows import default_side
 from taming.sampling.writers import output
@@ -140,7 +140,7 @@ def layouts_of_files(paths: Sequence[Path], split: Split, conditional: str) -> L
     found = dict(zip(names, layouts, strict=True))
     builders_of(split, conditional)
     objects = [layout.annotations(split.dataset, conditional) for layout in found.values()]
-    return Layouts(tuple(found), tuple(int(layout.digest[:15], 16) for layout in found.values()), objects.__getitem__)
+    return Layouts(tuple(found), tuple(layout.key for layout in found.values()), objects.__getitem__)
 
 
 def builders_of(split: Split, conditional: str) -> ObjectsCenterPointsConditionalBuilder:
@@ -251,24 +251,14 @@ def run_scene_job(job: SceneJob, *, progress: bool = True) -> Path:
 
 def _sample(job: SceneJob, place: int, annotations: Sequence[Annotation], numbers: Sequence[int]) -> Tensor:
     """Samples (b, 3, h, w) by their numbers, around [-1, 1]."""
-    (height, width), window, options = job.shape, job.window, job.options
+    (height, width), options = job.shape, job.options
     seed, key = job.manifest["seed"], job.layouts.keys[place]
-    layouts = [
-        layout_in_windows(job.builder, annotations, job.shape, window, f"{seed}/{key}/{number}") for number in numbers
-    ]
-
-    def tokens(*cell: int) -> Tensor:
-        return torch.cat([layout(*cell) for layout in layouts])
-
-    in_one_window = job.shape == (window, window)
     uniforms = sample_uniforms(seed, [(key, number) for number in numbers], height * width)
+    seeds = [f"{seed}/{key}/{number}" for number in numbers]
     grid = sample_windowed(
         job.model,
-        tokens(0, 0, 0, 0) if in_one_window else None,
-        job.shape,
-        cond_fn=None if in_one_window else tokens,
-        window=window,
-        anchor=(window - 1) // 2,
+        shape=job.shape,
+        **layouts_in_windows(job.builder, annotations, job.shape, job.window, seeds),
         temperature=options.temperature,
         top_k=options.top_ks[0],
         top_p=options.top_p,

@@ -98,6 +98,11 @@ def prompt_name(prompt: str) -> str:
     return f"{slug}_{_hash(prompt)[:8]}".lstrip("_")
 
 
+def prompt_key(prompt: str) -> int:
+    """What the random numbers of a prompt's samples follow."""
+    return int(_hash(prompt)[:15], 16)
+
+
 def _hash(prompt: str) -> str:
     return sha256(normalized(prompt).encode()).hexdigest()
 
@@ -155,7 +160,7 @@ def _sample(job: TextJob, places: Sequence[int], decoder: Decoder) -> Tensor:
     prefix = job.conditions[list(numbers)]
     scale, quantizer = options.guidance_scale, model.first_stage_model.quantize
     steps = h * w * quantizer.tokens_per_position
-    keys: list[Key] = [(int(_hash(job.prompts[n])[:15], 16), index) for n, index in zip(numbers, indices, strict=True)]
+    keys: list[Key] = [(prompt_key(job.prompts[n]), index) for n, index in zip(numbers, indices, strict=True)]
     tokens = decoder(
         prefix,
         steps,

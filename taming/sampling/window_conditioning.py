@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,6 +52,26 @@ def layout_in_windows(
         return builder.build(annotations, crop, rng=random.Random(f"{seed}/{i}/{j}"))[None]
 
     return tokens
+
+
+def layouts_in_windows(
+    builder: ObjectsCenterPointsConditionalBuilder,
+    annotations: Sequence[Annotation],
+    shape: tuple[int, int],
+    window: int,
+    seeds: Sequence[str],
+) -> dict[str, Any]:
+    """Arguments of `sample_windowed` for samples of one scene on a grid of `shape`, one for each of the seeds.
+
+    By a window that is all of the grid, the whole layout is read, and the cells' windows otherwise.
+    """
+    layouts = [layout_in_windows(builder, annotations, shape, window, seed) for seed in seeds]
+
+    def tokens(*cell: int) -> Tensor:
+        return torch.cat([layout(*cell) for layout in layouts])
+
+    given = {"c": tokens(0, 0, 0, 0)} if shape == (window, window) else {"c": None, "cond_fn": tokens}
+    return {**given, "window": window, "anchor": (window - 1) // 2}
 
 
 def tokens_per_window(c: Tensor, shape: tuple[int, int]) -> Callable[[int], int | None]:

@@ -5,34 +5,17 @@ untrained one.
 """
 
 import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_demo
+from demo_server import CHROMIUM, button, chromium, opened, served, set_number
 from PIL import Image
 
 pytest.importorskip("streamlit", reason="the demo needs the extra app")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright, of the extra test, is missing")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 if CHROMIUM is None:
     pytest.skip("no Chromium here; Debian's package is called chromium", allow_module_level=True)
-
-ROOT = Path(__file__).parents[2]
-PATIENCE = 300_000
-"""Milliseconds for whatever the page has to do on a busy machine."""
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -41,67 +24,27 @@ def address(tmp_path_factory):
     run = os.environ.get("TAMING_DEMO_RUN") or tiny_demo.save_run(
         tmp_path_factory.mktemp("demo") / "run", "segmentation"
     )
-    port = free_port()
-    command = [sys.executable, "-m", "streamlit", "run", "scripts/sample_conditional.py"]
-    command += ["--server.port", str(port), "--server.headless", "true", "--", "-r", run, "--device", "cpu"]
-    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    server = subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE
-    )
-    try:
-        wait_for(f"http://localhost:{port}/_stcore/health", server)
-        yield f"http://localhost:{port}"
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
-
-
-def wait_for(health, server):
-    deadline = time.monotonic() + PATIENCE / 1000
-    while time.monotonic() < deadline:
-        assert server.poll() is None, server.stdout.read().decode()
-        try:
-            with urllib.request.urlopen(health, timeout=1):
-                return
-        except OSError:
-            time.sleep(0.25)
-    raise AssertionError("the server does not answer")
+    with served(run) as (address, _):
+        yield address
 
 
 @pytest.fixture(scope="module")
 def browser():
-    with sync_api.sync_playwright() as playwright:
-        sync_api.expect.set_options(timeout=PATIENCE)
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def page(browser, address):
-    page = browser.new_page(viewport={"width": 1360, "height": 1200})
-    page.set_default_timeout(PATIENCE)
-    page.goto(address)
-    button(page, "Sample").wait_for()
-    yield page
-    page.close()
-
-
-def button(page, name):
-    return page.get_by_role("button", name=name, exact=True)
+    with opened(browser, address) as page:
+        button(page, "Sample").wait_for()
+        yield page
 
 
 def sampled(page):
     """Wait for the end of a run."""
     page.get_by_role("button", name="Download image").wait_for()
     sync_api.expect(button(page, "Sample")).to_be_enabled()
-
-
-def set_number(page, label, value):
-    field = page.get_by_label(label, exact=True)
-    field.fill(str(value))
-    field.press("Enter")
-    page.wait_for_function("document.querySelector('[data-testid=stStatusWidget]') === null")
 
 
 def test_sample(page):

@@ -7,8 +7,10 @@ import torch
 from omegaconf import OmegaConf
 from torch.utils.data import IterableDataset
 
-from taming.demo.examples import check_numbered, prepare, read_example, split_names, takes_map, with_uploads
+from taming.data.scene_layout import SceneLayout
+from taming.demo.examples import Given, check_numbered, prepare, read_example, split_names, takes_map, with_given
 from taming.sampling.dataset_jobs import Split, build_split
+from taming.sampling.text_jobs import prompt_key
 
 PICTURE = np.linspace(-1, 1, 24 * 32 * 3, dtype=np.float32).reshape(24, 32, 3)
 
@@ -59,20 +61,20 @@ def test_scaling():
 @pytest.mark.parametrize("kind", ["unconditional", "image", "class_label", "coord"])
 def test_a_picture_alone(kind):
     model = tiny_demo.tiny_model(kind)
-    batch = with_uploads(model, None, picture=PICTURE) if kind != "class_label" else with_uploads(model, None)
+    batch = with_given(model, None, None, Given(picture=None if kind == "class_label" else PICTURE))
     prepared = prepare(model, batch, split=None, index=0, scale_factor=1.0)
     assert prepared.encoded.tokens.shape == ((1, 4, 4) if kind == "class_label" else (1, 6, 8))
 
 
 def test_coordinates_of_a_picture_are_those_of_the_whole():
     model, _, batch = example_of("coord")
-    coord = with_uploads(model, batch, picture=PICTURE)["coord"]
+    coord = with_given(model, batch, None, Given(picture=PICTURE))["coord"]
     assert coord.shape == (1, 24, 32, 1) and coord.min() == 0 and 0.99 < coord.max() < 1
 
 
 def test_a_picture_beside_the_examples_map_takes_its_size():
     model, _, batch = example_of("depth")
-    changed = with_uploads(model, batch, picture=PICTURE)
+    changed = with_given(model, batch, None, Given(picture=PICTURE))
     assert changed["image"].shape == (1, 16, 16, 3) and changed["depth"] is batch["depth"]
     assert not torch.equal(changed["image"], batch["image"])
 
@@ -81,16 +83,54 @@ def test_an_uploaded_map_with_and_without_a_picture():
     model, split, batch = example_of("depth")
     conditioning = PICTURE[:, :, :1]
     for picture in (None, PICTURE[:, :24]):
-        changed = with_uploads(model, batch, conditioning=conditioning, picture=picture)
+        changed = with_given(model, batch, split, Given(conditioning=conditioning, picture=picture))
         assert changed["image"].shape == (1, 24, 32, 3) and bool(changed["image"].any()) == (picture is not None)
         prepared = prepare(model, changed, split=split, index=0, scale_factor=1.0)
         assert prepared.encoded.condition.shape == (1, 6, 8)
 
 
-@pytest.mark.parametrize("kind", ["segmentation", "depth", "objects_bbox"])
+@pytest.mark.parametrize("kind", ["segmentation", "depth", "objects_bbox", "caption_bytes"])
 def test_nothing_to_go_by(kind):
-    with pytest.raises(ValueError, match=f"no example with {kind}"):
-        with_uploads(tiny_demo.tiny_model(kind), None, picture=PICTURE)
+    remedy = "write one" if kind == "caption_bytes" else "upload one"
+    with pytest.raises(ValueError, match=f"no example with {kind}, which this model needs: {remedy} in the sidebar"):
+        with_given(tiny_demo.tiny_model(kind), None, None, Given(picture=PICTURE))
+
+
+def prepared_with(kind, scale_factor=1.0, **given):
+    model, split, batch = example_of(kind)
+    given = Given(**given)
+    changed = with_given(model, batch, split, given)
+    return model, prepare(model, changed, split=split, index=1, scale_factor=scale_factor, given=given)
+
+
+def test_a_layout_of_ones_own_is_read_and_drawn():
+    layout = SceneLayout.parse(tiny_demo.LAYOUT)
+    _, prepared = prepared_with("objects_bbox", layout=layout)
+    assert prepared.key == (layout.key, 0) and np.ptp(prepared.image) == 0 and prepared.image.shape == (16, 16, 3)
+    _, other = prepared_with("objects_bbox", layout=SceneLayout.parse({"objects": tiny_demo.LAYOUT["objects"][:1]}))
+    assert not np.array_equal(prepared.picture, other.picture)
+    tokens = {tuple(sorted(prepared.conditioning(seed)["c"][0].tolist())) for seed in range(3)}
+    assert len(tokens) == 1 and tokens.pop() == tuple(sorted(prepared.encoded.condition[0].tolist()))
+    assert prepared_with("objects_bbox", layout=layout, picture=PICTURE)[1].encoded.tokens.shape == (1, 6, 8)
+
+
+def test_a_layout_needs_the_classes_of_a_data_set():
+    layout = SceneLayout.parse({"objects": [{"class": "unicorn", "box": [0, 0, 1, 1]}]}, "mine.json")
+    with pytest.raises(ValueError, match=r"mine.json: objects\[0\]: class 'unicorn' is none of the data set's"):
+        prepared_with("objects_bbox", layout=layout)
+    with pytest.raises(ValueError, match=r"mine.json: only a data set says what the classes of a layout are"):
+        with_given(tiny_demo.tiny_model("objects_bbox"), None, None, Given(layout=layout))
+
+
+def test_a_caption_of_ones_own():
+    text = "a heath with a car"
+    model, prepared = prepared_with("caption_bytes", caption=text)
+    assert prepared.condition_text == f"caption_bytes: {text}" and prepared.key == (prompt_key(text), 1)
+    assert model.cond_stage_model.captions_of(prepared.encoded.condition) == [text]
+    _, own = prepared_with("caption_bytes")
+    assert own.key == (None, 1) and np.array_equal(own.image, prepared.image)
+    alone = with_given(model, None, None, Given(caption=text))
+    assert alone["image"].shape == (1, 16, 16, 3) and not alone["image"].any()
 
 
 def test_which_models_take_maps():

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taming.demo.examples import prepare, read_example, with_uploads
+from taming.demo.examples import Given, prepare, read_example, with_given
 from taming.demo.sampling import Progress, Rectangle, drawn_seed, first_half, sample, start_of, step_text
 from taming.sampling.dataset_jobs import DatasetOptions, build_split
 from taming.sampling.window_engines import WindowStep
@@ -95,8 +95,8 @@ def test_larger_grids_by_windows(kind):
 
 def test_layouts_change_from_window_to_window():
     _, prepared = prepared_of("objects_bbox", scale_factor=2.0)
-    cond_fn = prepared.conditioning["cond_fn"]
-    assert prepared.conditioning["window"] == 4 and prepared.conditioning["anchor"] == 1
+    cond_fn = prepared.conditioning(3)["cond_fn"]
+    assert prepared.conditioning(3)["window"] == 4 and prepared.conditioning(3)["anchor"] == 1
     shown = {tuple(sorted(cond_fn(0, 0, r0, c0)[0].tolist())) for r0 in (0, 2, 4) for c0 in (0, 2, 4)}
     assert len(shown) > 1, "objects outside a window are not in its layout"
     assert torch.equal(cond_fn(1, 2, 0, 0), cond_fn(1, 2, 0, 0))
@@ -104,7 +104,7 @@ def test_layouts_change_from_window_to_window():
 
 def test_a_class_of_ones_own():
     model = tiny_demo.tiny_model("class_label")
-    batch = with_uploads(model, None, label=2)
+    batch = with_given(model, None, None, Given(label=2))
     prepared = prepare(model, batch, split=None, index=7, scale_factor=1.0)
     assert prepared.key == (2, 7) and prepared.condition_text == "class_label: 2"
     assert prepared.image.shape == (16, 16, 3) and np.ptp(prepared.image) == 0

@@ -87,19 +87,12 @@ def test_label_map():
     assert np.array_equal(found.argmax(axis=2)[::2, ::2], np.arange(6).reshape(2, 3))
 
 
-def test_labels_of_coco_are_shifted():
-    labels = np.full((16, 16), 255, dtype=np.uint8)
-    labels[8:] = 181
-    found = uploads.read_map("map.png", file(labels), 16, key="segmentation", n_channels=183)
-    assert set(np.unique(found.argmax(axis=2))) == {0, 182}
-
-
 @pytest.mark.parametrize(
     ("image", "key", "n_channels", "message"),
     [
         (gradient(), "segmentation", 9, "map.png has mode RGB"),
         (np.full((16, 16), 9, np.uint8), "segmentation", 9, "map.png has labels 9 where n_labels=9"),
-        (gradient(), "depth", 1, "map.png: a depth map of mode RGB"),
+        (gradient(), "depth", 1, "depth map map.png has mode RGB; expected floats coded as RGBA, .*or grey values"),
         (depth_to_rgba(np.full((16, 16), np.nan, np.float32)), "depth", 1, "map.png holds values that are no finite"),
     ],
 )
@@ -108,17 +101,11 @@ def test_wrong_maps(image, key, n_channels, message):
         uploads.read_map("map.png", file(image), 16, key=key, n_channels=n_channels)
 
 
-@pytest.mark.parametrize("coded", ["floats", "8 bits", "16 bits"])
-def test_depth_maps(coded):
-    depth = np.linspace(100, 200, 16 * 24).reshape(16, 24)
-    image = {
-        "floats": lambda: depth_to_rgba(depth.astype(np.float32)),
-        "8 bits": lambda: depth.astype(np.uint8),
-        "16 bits": lambda: (depth * 100).astype(np.uint16),
-    }[coded]()
-    found = uploads.read_map("depth.png", file(image), 16, key="depth", n_channels=1)
-    assert found.shape == (16, 24, 1) and found.min() == -1 and found.max() == 1
-    assert np.allclose(found[:, :, 0], (depth - 100) / 50 - 1, atol=0.03)
+def test_depth_maps_are_scaled_when_they_are_in_their_range():
+    depth = np.linspace(100, 200, 32 * 48, dtype=np.float32).reshape(32, 48)
+    for image in (depth_to_rgba(depth), depth.astype(np.uint8)):
+        found = uploads.read_map("depth.png", file(image), 16, key="depth", n_channels=1)
+        assert found.shape == (16, 24, 1) and np.allclose(found[::15, ::23, 0], [[-1, -1], [1, 1]], atol=0.12)
 
 
 def test_other_conditioning_is_an_image():
@@ -132,3 +119,28 @@ def test_cutting_takes_the_middle_and_covers():
     assert cut.shape[:2] == (20, 20) and np.array_equal(np.unique(cut), [2, 3, 8, 9])
     assert uploads.cut_to(image, 40, 30).shape[:2] == (40, 30)
     assert uploads.cut_to(image, 7, 21).shape[:2] == (7, 21)
+
+
+def test_a_layout():
+    (item,) = uploads.read_layout("mine.json", b'{"objects": [{"class": "tree", "box": [0, 0, 1, 0.5]}]}').objects
+    assert item.category == "tree" and item.place == (0, 0, 1, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "mine.json is not valid JSON"),
+        (b"\x89PNG\r\n", "mine.json is not valid JSON"),
+        (b"[" * 200_000, "mine.json is not valid JSON"),
+        (b"[1, 2]", "mine.json holds no JSON object but a list"),
+        (b"{}", "mine.json: expected a list of at least one object"),
+        (b'{"objects": [{"class": "tree", "box": [0, 0, 2, 1]}]}', r"mine.json: objects\[0\]: box is \[0, 0, 2, 1\]"),
+        (b'{"objects": ["' + b"x" * 10**5 + b'"]}', r"mine.json: objects\[0\]: expected an object with"),
+        (b" " * (uploads.MAX_LAYOUT_BYTES + 1), "1048577 bytes are too many for a layout"),
+    ],
+    ids=["empty", "a picture", "deep", "a list", "nothing in it", "pixels", "long", "large"],
+)
+def test_wrong_layouts_are_one_short_line(content, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        uploads.read_layout("mine.json", content)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300

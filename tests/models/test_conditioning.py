@@ -2,16 +2,20 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import tiny_demo
 import torch
 from parity import build, cases, inputs
 
 from taming.data.datamodule import WrappedDataset
+from taming.images import text_picture, to_uint8
 from taming.models.cond_transformer import Net2NetTransformer
 from taming.models.conditioning import check_condition, for_encoder, show_condition
 from taming.models.dummy_cond_stage import DummyCondStage
 from taming.modules.misc.coord import CoordStage
 from taming.modules.util import Labelator
+from taming.vocabulary import text_bytes
 
 CASES = cases("net2net")
 VOCABULARY = 40
@@ -162,3 +166,19 @@ def test_layouts_are_drawn_by_whichever_data_set_can(log_layouts):
     for datasets in ({"validation": []}, {}):  # a data set that cannot, and no trainer at all
         logged, _ = log_layouts("objects_bbox", **datasets)
         assert set(logged) == {"inputs", "reconstructions"}
+
+
+def test_captions_are_written(monkeypatch):
+    """What is cut off is not read; from cached codes the same."""
+    monkeypatch.setattr(Net2NetTransformer, "_samples", lambda *_: {})
+    model = tiny_demo.tiny_model("caption_bytes")
+    texts = ["two trees", "a heath with a car and two trees"]
+    batch = {"image": torch.zeros(2, 16, 16, 3), "caption_bytes": torch.from_numpy(text_bytes(texts))}
+    logged = model.log_images(batch)
+    read = model.cond_stage_model.captions_of(model.encode_to_c(batch["caption_bytes"])[1])
+    assert read[0] == texts[0] and texts[1].startswith(read[1])
+    expected = np.stack([text_picture(text) for text in read]).astype(int)
+    for key in ("conditioning", "conditioning_rec"):
+        assert np.abs(to_uint8(logged[key]) - expected).max() <= 1
+    tokens = model.encode_to_c(batch["caption_bytes"])[1]
+    assert set(show_condition(model.cond_stage_model, "caption_bytes", None, tokens)) == {"conditioning_rec"}

@@ -8,7 +8,7 @@ from tiny_transformers import close, contents, manifest, same, tiny_model, withi
 from taming.images import to_uint8
 from taming.sampling.decode import Guidance, decode, sample_uniforms
 from taming.sampling.options import SamplingOptions
-from taming.sampling.text_jobs import _hash, conditions_of, plan_text_job, prompt_name, run_text_job
+from taming.sampling.text_jobs import conditions_of, plan_text_job, prompt_key, prompt_name, run_text_job
 from taming.shards import Shard
 from taming.vocabulary import Vocabulary
 
@@ -60,7 +60,7 @@ def test_samples_are_those_of_the_decoder(model, tmp_path, scale):
     conditions = conditions_of(model, PROMPTS)
     for number, prompt in enumerate(PROMPTS):
         prefix = conditions[number : number + 1]
-        uniforms = sample_uniforms(3, [(int(_hash(prompt)[:15], 16), 1)], STEPS)
+        uniforms = sample_uniforms(3, [(prompt_key(prompt), 1)], STEPS)
         guidance = None if scale == 1 else Guidance(model.null_condition(prefix), scale)
         tokens = decode(model.transformer, prefix, STEPS, uniforms=uniforms, guidance=guidance, n_tokens=12, top_k=6)
         image = to_uint8(model.decode_to_img(tokens, (1, 4, 4, 4)))[0]

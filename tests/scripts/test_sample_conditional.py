@@ -1,9 +1,7 @@
 """scripts/sample_conditional.py as Streamlit runs it, without a browser."""
 
-import importlib.util
 import json
 import sys
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,8 @@ import tiny_demo
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
+from script_modules import SCRIPTS, load_script
+from tiny_pages import SCRIPT, labelled, press_sample
 
 from taming.cli import run_command
 
@@ -20,54 +20,6 @@ pytest.importorskip("streamlit", reason="the demo needs the extra app")
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.runtime.scriptrunner import StopException
 from streamlit.testing.v1 import AppTest
-
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "scripts" / "sample_conditional.py"
-
-
-def module(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return script
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """A function from a kind of conditioning, and options of its config, to a run, the same for all tests."""
-    made = {}
-
-    def run_of(kind, **options):
-        key = (kind, *options.items())
-        if key not in made:
-            made[key] = tiny_demo.save_run(tmp_path_factory.mktemp("runs") / kind, kind, **options)
-        return made[key]
-
-    return run_of
-
-
-@pytest.fixture
-def open_page(runs, tmp_path, monkeypatch):
-    """A function that opens the page of a run of some kind, in an empty current folder."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-
-    def open_(kind, *arguments, **options):
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), "-r", runs(kind, **options), "--device", "cpu", *arguments])
-        return AppTest.from_file(str(SCRIPT), default_timeout=60).run()
-
-    return open_
-
-
-def labelled(elements, label):
-    (found,) = [element for element in elements if element.label == label]
-    return found
-
-
-def press_sample(page):
-    labelled(page.button, "Sample").click().run()
-    assert not page.exception and not page.error, [error.value for error in [*page.exception, *page.error]]
-    return page.session_state["result"]
 
 
 def in_order(block):
@@ -141,7 +93,7 @@ def test_order_labels_and_defaults(open_page, runs):
 
 
 def test_there_is_no_sampling_here():
-    for path in [SCRIPT, *(ROOT / "taming" / "demo").glob("*.py")]:
+    for path in [SCRIPT, *(SCRIPTS.parent / "taming" / "demo").glob("*.py")]:
         assert not any(word in path.read_text() for word in ("softmax", "multinomial", "topk", "top_k_top_p"))
 
 
@@ -163,7 +115,7 @@ def test_every_conditioning_is_sampled(open_page, kind):
 def test_pixels_are_those_of_make_samples(open_page, runs, tmp_path):
     page = open_page("depth")
     arguments = ["-r", runs("depth"), "--outdir", str(tmp_path / "out"), "--seed", "5", "--scale_factor", "1.5"]
-    module("make_samples").main([*arguments, "--top_k", "7", "--top_p", "0.9", "--temperature", "1.25"])
+    load_script("make_samples").main([*arguments, "--top_k", "7", "--top_p", "0.9", "--temperature", "1.25"])
     labelled(page.number_input, "Seed").set_value(5)
     labelled(page.number_input, "Top k").set_value(7)
     labelled(page.number_input, "Top p").set_value(0.9)
@@ -179,7 +131,7 @@ def test_pixels_are_those_of_make_samples(open_page, runs, tmp_path):
 def test_pixels_are_those_of_sample_fast(open_page, runs, tmp_path):
     page = open_page("class_label")
     run = runs("class_label")
-    module("sample_fast").main(
+    load_script("sample_fast").main(
         ["-r", run, "-n", "2", "--classes", "3", "--seed", "5", "-k", "100", "-o", str(tmp_path)]
     )
     labelled(page.number_input, "Seed").set_value(5)
@@ -293,48 +245,6 @@ def test_animation_without_the_package(open_page, monkeypatch):
     assert not page.error and page.session_state["result"].is_finished
 
 
-def png(array):
-    buffer = BytesIO()
-    Image.fromarray(array).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def upload(page, label, name=None, content=None):
-    """Put a file into an uploader, or take it away."""
-    value = None if name is None else (name, content, "image/png")
-    labelled(page.file_uploader, label).set_value(value).run()
-
-
-def test_uploads(open_page):
-    page = open_page("segmentation")
-    upload(
-        page, "Conditioning: segmentation", "map.png", png((np.arange(24 * 16) % 9).astype(np.uint8).reshape(16, 24))
-    )
-    assert any(text.value == "segmentation: (1, 9, 16, 24)" for text in page.text)
-    result = press_sample(page)
-    assert result.image.shape == (16, 24, 3) and result.title == "map.png"
-    upload(page, "Image", "photo.png", png(np.full((40, 80, 3), 200, np.uint8)))
-    labelled(page.checkbox, "Image Completion").check().run()
-    assert press_sample(page).title == "photo.png, map.png"
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("notes.png", b"not an image", "notes.png: this is no image"),
-        ("half.png", png(np.zeros((50, 50, 3), np.uint8))[:60], "half.png"),
-        ("huge.png", bytes(21 * 2**20), "huge.png: 21 MB are too many"),
-    ],
-    ids=["wrong type", "corrupt", "huge"],
-)
-def test_the_page_survives_bad_uploads(open_page, name, content, message):
-    page = open_page("unconditional")
-    upload(page, "Image", name, content)
-    assert not page.exception and message in page.error[0].value.replace("\\", "")
-    upload(page, "Image")
-    assert not page.error and press_sample(page).is_finished
-
-
 def test_other_data(open_page):
     data = tiny_demo.config_of("class_label", length=1)["data"]
     page = open_page("class_label", "--ignore_base_data", f"data={json.dumps(data)}")
@@ -385,7 +295,7 @@ def test_random_weights_without_a_run(runs, monkeypatch):
 
 
 def test_as_a_command_it_tells_how_to_start_it(capsys):
-    script = module("sample_conditional")
+    script = load_script("sample_conditional")
     assert run_command(script.main, ["-r", "logs/run"]) == 2
     assert "start it with: streamlit run scripts/sample_conditional.py -- -r logs/<run>" in capsys.readouterr().err
     assert run_command(script.main, ["--nonsense"]) == 2

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from taming.images import from_uint8, text_picture
 from taming.modules.util import AbstractEncoder
 from taming.vocabulary import END, FIRST_MERGE, MAKE_IT, PAD, Vocabulary, bytes_text, check_size
 
@@ -73,6 +75,11 @@ class CaptionStage(AbstractEncoder):
     def n_tokens(self, caption: str) -> int:
         """How many tokens a caption has with its end; those beyond `length` are cut."""
         return len(self.vocabulary.encode(caption)) + 1
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """What tokens (b, l) say as pictures (b, 3, h, w) in [-1, 1] to look at."""
+        pictures = np.stack([text_picture(caption) for caption in self.captions_of(tokens)])
+        return from_uint8(pictures).to(tokens.device)
 
     def captions_of(self, tokens: Tensor | Sequence[Sequence[int]]) -> list[str]:
         """What tokens (b, l) say."""
