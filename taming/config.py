@@ -36,6 +36,7 @@ from taming.instantiation import (
     get_obj_from_str,
     instantiate_from_config,
 )
+from taming.trusted_targets import is_downloaded, restricted
 
 __all__ = [
     "COMMAND_LINE",
@@ -130,7 +131,7 @@ def _read_yaml(path: Path) -> DictConfig:
         raise ConfigError(f"{path}: not a text file in UTF-8") from error
     if not isinstance(config, DictConfig):
         raise ConfigError(f"{path}: expected a mapping of sections such as model and data, not a list")
-    return config
+    return restricted(config, path) if is_downloaded(path) else config
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:

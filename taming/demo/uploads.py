@@ -17,7 +17,7 @@ from taming.data.label_maps import one_hot, read_labels, shift
 SOURCE = "upload"
 """Who reads, in errors about files."""
 MAX_BYTES = 20 * 2**20
-"""The server's own limit is `maxUploadSize` in .streamlit/config.toml."""
+"""The server's own limit is `maxUploadSize` in scripts/.streamlit/config.toml."""
 MAX_PIXELS = 50 * 10**6
 MAX_RATIO = 4
 """Of the longer to the shorter side."""
