@@ -5,6 +5,7 @@ and too much for one from elsewhere. A run folder counts as downloaded if it has
 MARK, which `taming.pretrained` leaves there.
 """
 
+import importlib
 import inspect
 import os
 import re
@@ -15,7 +16,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from taming.config_errors import SOURCES, ConfigError
-from taming.instantiation import ALIASES, REFUSED, get_obj_from_str
+from taming.instantiation import ALIASES, REFUSED
 from taming.published import models_by_name
 
 MARK = "DOWNLOADED"
@@ -90,9 +91,10 @@ def _is_trusted(target: str) -> bool:
     target = ALIASES.get(target, target)
     if target in LOGGERS or not _is_within(target, PACKAGES):
         return target in LOGGERS
+    module, _, name = target.rpartition(".")
     try:
-        found = get_obj_from_str(target)
-    except (ConfigError, ImportError):  # using it will say the same
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):  # using it will say so
         return True
     if not inspect.isclass(found):
         return not callable(found)

@@ -119,7 +119,8 @@ def opened_tar(path: str | os.PathLike) -> Iterator[tarfile.TarFile]:
     except tarfile.FilterError as error:
         raise ValueError(f"{path}: nothing more is extracted, it has an unsafe member: {error}") from error
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise OSError(f"{path}: damaged or no tar archive: {error}; get it again") from error
+        reason = str(error).partition("\n")[0].rstrip(":")  # before what each format says of it
+        raise OSError(f"{path}: damaged or no tar archive: {reason}; get it again") from error
 
 
 def reporthook(bar: tqdm) -> Callable[..., None]:
