@@ -36,6 +36,7 @@ from taming.instantiation import (
     get_obj_from_str,
     instantiate_from_config,
 )
+from taming.trusted_targets import is_downloaded, restricted
 
 __all__ = [
     "COMMAND_LINE",
@@ -58,6 +59,9 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 COMMAND_LINE = "command line"
+
+UNUSABLE_VALUE = (OmegaConfBaseException, ValueError, AttributeError)
+"""What OmegaConf and PyYAML raise for values that are YAML all the same, such as `!!float x` and `${`."""
 
 DATA_MODULE = "taming.data.datamodule.DataModuleFromConfig"
 SPLITS = ("train", "validation", "test")
@@ -128,9 +132,11 @@ def _read_yaml(path: Path) -> DictConfig:
         raise ConfigError(f"{path}{_yaml_problem(error)}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not a text file in UTF-8") from error
+    except UNUSABLE_VALUE as error:
+        raise ConfigError(f"{path}: {one_line(error)}") from error
     if not isinstance(config, DictConfig):
         raise ConfigError(f"{path}: expected a mapping of sections such as model and data, not a list")
-    return config
+    return restricted(config, path) if is_downloaded(path) else config
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:
@@ -148,6 +154,8 @@ def _read_overrides(overrides: Sequence[str]) -> DictConfig:
             OmegaConf.from_dotlist([item])
         except yaml.YAMLError as error:
             raise ConfigError(f"{COMMAND_LINE}: {key} = {value}{_yaml_problem(error)}", key=key) from error
+        except UNUSABLE_VALUE as error:
+            raise ConfigError(f"{COMMAND_LINE}: {key} = {value}: {one_line(error)}", key=key) from error
     return OmegaConf.from_dotlist(list(overrides))
 
 

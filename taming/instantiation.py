@@ -75,6 +75,9 @@ LATENT_DIFFUSION = {
 
 ALIASES = MAIN_EXPORTS | DEAD_TARGETS | LATENT_DIFFUSION
 
+REFUSED = "refused:"
+"""Put before what a config may not name, see `taming.trusted_targets`; no dotted path begins like that."""
+
 
 def get_obj_from_str(string: str, reload: bool = False) -> Any:
     """The object at a dotted path, `package.module.name`; with `reload` its module is executed again first.
@@ -82,6 +85,11 @@ def get_obj_from_str(string: str, reload: bool = False) -> Any:
     Names that configs use for objects elsewhere (`main.ImageLogger`) and those of classes that moved are translated.
     Raises ConfigError if there is no such module or name; an error while the module is imported is left as it is.
     """
+    if string.startswith(REFUSED):
+        raise ConfigError(
+            "this config came with a downloaded model, so it may only name classes of taming, torch.nn, torch.optim, "
+            "and Lightning's callbacks and loggers; if you trust it, name it on the command line or in your own config"
+        )
     target = canonical_target(string)
     module_name, _, name = target.rpartition(".")
     if not module_name or not all(part.isidentifier() for part in target.split(".")):

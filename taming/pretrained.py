@@ -18,6 +18,7 @@ from taming.checkpoint import CheckpointError
 from taming.files import atomic_path
 from taming.published import CHECKPOINT, CONFIG, PublishedModel, models_by_name, published
 from taming.runs import CHECKPOINT_FOLDERS
+from taming.trusted_targets import mark_as_downloaded
 from taming.util import download, sha256_hash
 
 logger = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ def fetch(name: str, *, root: str | os.PathLike | None = None) -> Path:
 
 def _download(model: PublishedModel, folder: Path) -> None:
     """All files of the model; the checkpoint, by which others know that it is there, is the last."""
+    mark_as_downloaded(folder)
     for file in model.files:
         target = folder / file.path
         if target.is_file():

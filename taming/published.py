@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from urllib.parse import quote
 
-from taming.config import nearest
+from taming.config_errors import nearest
 
 PAGE = "https://github.com/CompVis/taming-transformers"
 LATENT_DIFFUSION_PAGE = "https://github.com/CompVis/latent-diffusion"

@@ -20,6 +20,7 @@ from taming.config import instantiate_from_config
 from taming.pretrained import fetch, find, verify
 from taming.published import MODELS, PublishedModel, RemoteFile, published
 from taming.runs import load_model, resolve_run
+from taming.trusted_targets import MARK
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "download_model.py"
 SPEC = importlib.util.spec_from_file_location("download_model", SCRIPT)
@@ -105,7 +106,8 @@ def place(folder, name="checkpoints/last.ckpt", content=b"placed"):
 
 
 def files(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    """All but the mark of a downloaded folder."""
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != MARK)
 
 
 def archive(members):

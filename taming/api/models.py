@@ -14,6 +14,7 @@ from taming.config import ConfigSource, instantiate_from_config, merge_sources
 from taming.models.first_stage import convert_weights
 from taming.pretrained import fetch
 from taming.published import PublishedModel, models_by_name, published
+from taming.trusted_targets import restricted
 
 Source = str | os.PathLike
 """A run folder or a checkpoint file."""
@@ -43,7 +44,8 @@ def load_model(source: Source, *, device: str | torch.device = "auto", dtype: to
 def build_published(name: str, pretrained: bool | Source = False, overrides: Mapping | None = None) -> nn.Module:
     """A published model on the CPU in eval mode; see a factory for its arguments.
 
-    A config that lies beside the weights takes the place of the built-in one; overrides go over either.
+    A config that lies beside the weights takes the place of the built-in one, and may name only what
+    `taming.trusted_targets` allows; overrides go over either and may name anything.
     """
     model = published(name)
     if pretrained is False:
@@ -53,7 +55,10 @@ def build_published(name: str, pretrained: bool | Source = False, overrides: Map
 
 
 def _config(model: PublishedModel, run: runs.Run | None, overrides: Mapping | None) -> DictConfig:
-    known = runs.load_run_config(run) if run and run.configs else OmegaConf.create({"model": model.config()})
+    if run and run.configs:
+        known = restricted(runs.load_run_config(run), run.logdir)
+    else:
+        known = OmegaConf.create({"model": model.config()})
     changes = OmegaConf.create({"model": {"params": dict(overrides or {})}})
     return merge_sources([ConfigSource(model.name, known), ConfigSource(f"{model.name}()", changes)])
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from taming.config_errors import one_line
 from taming.data._io import read_list
 from taming.data.imagenet_preparation import fetch
 
@@ -38,7 +39,10 @@ def give_synsets_from_indices(
     indices: Iterable[int], path_to_yaml: str | os.PathLike = "data/imagenet_idx_to_synset.yaml"
 ) -> list[str]:
     """The synsets that a YAML file maps these indices to; ValueError for an index that it does not have."""
-    synsets = yaml.safe_load(Path(path_to_yaml).read_text(encoding="utf-8"))
+    try:
+        synsets = yaml.safe_load(Path(path_to_yaml).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path_to_yaml}: not valid YAML: {one_line(error)}") from error
     if not isinstance(synsets, dict):
         raise ValueError(f"{path_to_yaml}: expected a mapping of class indices to synsets")
     chosen = [str(synsets[index]) for index in _known(indices, synsets, str(path_to_yaml))]

@@ -18,7 +18,7 @@ from types import ModuleType
 from tqdm import tqdm
 
 from taming.data._io import read_list
-from taming.data.utils import is_prepared, mark_prepared
+from taming.data.utils import is_prepared, mark_prepared, opened_tar
 from taming.files import atomic_path
 from taming.util import download
 
@@ -100,7 +100,7 @@ def unpack_synsets(archive: Path, target: Path) -> None:
 
     Raises ValueError for an archive without such members.
     """
-    with _opened(archive) as outer:
+    with opened_tar(archive) as outer:
         members = [member for member in _safe_members(outer, target) if member.name.endswith(".tar")]
         if not members:
             raise ValueError(f"{archive}: holds no archives <synset>.tar")
@@ -124,7 +124,7 @@ def _unpack_synset(outer: tarfile.TarFile, member: tarfile.TarInfo, target: Path
         partial = target / f"{folder.name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        with _opened(inner) as images:
+        with opened_tar(inner) as images:
             images.extractall(partial, filter="data")
         partial.rename(folder)
     inner.unlink(missing_ok=True)
@@ -135,7 +135,7 @@ def unpack_images(archive: Path, synsets: Mapping[str, str], target: Path) -> No
 
     Raises ValueError for a file whose synset is not given.
     """
-    with _opened(archive) as images:
+    with opened_tar(archive) as images:
         members = {PurePosixPath(member.name).name: member for member in _safe_members(images, target)}
         unknown = sorted(members.keys() - synsets.keys())
         if unknown:
@@ -146,17 +146,6 @@ def unpack_images(archive: Path, synsets: Mapping[str, str], target: Path) -> No
             for place, member in places.items():
                 _copy(images, member, place)
                 bar.update(member.size)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tarfile.TarFile]:
-    try:
-        with tarfile.open(path) as archive:
-            yield archive
-    except tarfile.FilterError as error:
-        raise ValueError(f"{path}: nothing more is extracted, it has an unsafe member: {error}") from error
-    except tarfile.TarError as error:
-        raise OSError(f"{path}: damaged or no tar archive: {error}; get it again") from error
 
 
 def _safe_members(archive: tarfile.TarFile, target: Path) -> list[tarfile.TarInfo]:

@@ -5,7 +5,9 @@ import os
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,17 +89,38 @@ def quadratic_crop(x: np.ndarray, bbox: Sequence[float], alpha: float = 1.0) -> 
 def unpack(path: str | os.PathLike) -> None:
     """Extract a `.tar`, `.tar.gz`, `.tgz` or `.zip` archive into its own folder; NotImplementedError for others.
 
-    Tar members that would land outside that folder, or are devices, raise `tarfile.FilterError`.
+    Raises what `opened_tar` does, before anything is extracted if one member is unsafe; OSError for a damaged `.zip`.
     """
     path = Path(path)
     if path.name.endswith((".tar", ".tar.gz", ".tgz")):
-        with tarfile.open(path) as archive:
+        with opened_tar(path) as archive:
+            for member in archive.getmembers():
+                tarfile.data_filter(member, str(path.parent))
             archive.extractall(path.parent, filter="data")
     elif path.suffix == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            archive.extractall(path.parent)
+        try:
+            with zipfile.ZipFile(path) as archive:
+                archive.extractall(path.parent)  # which keeps members inside
+        except (zipfile.BadZipFile, zlib.error) as error:
+            raise OSError(f"{path}: damaged or no zip archive: {error}; get it again") from error
     else:
         raise NotImplementedError(f"cannot unpack {path}: suffix '{path.suffix}' is none of .tar, .tar.gz, .tgz, .zip")
+
+
+@contextmanager
+def opened_tar(path: str | os.PathLike) -> Iterator[tarfile.TarFile]:
+    """A tar archive to read within the block, which is to filter members by tarfile's "data" filter.
+
+    Raises ValueError where that refuses a member, which would land elsewhere or is a device, and OSError for damage.
+    """
+    try:
+        with tarfile.open(path) as archive:
+            yield archive
+    except tarfile.FilterError as error:
+        raise ValueError(f"{path}: nothing more is extracted, it has an unsafe member: {error}") from error
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        reason = str(error).partition("\n")[0].rstrip(":")  # before what each format says of it
+        raise OSError(f"{path}: damaged or no tar archive: {reason}; get it again") from error
 
 
 def reporthook(bar: tqdm) -> Callable[..., None]:

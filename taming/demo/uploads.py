@@ -16,7 +16,7 @@ from taming.data.scene_layout import SceneLayout
 SOURCE = "upload"
 """Who reads, in errors about files."""
 MAX_BYTES = 20 * 2**20
-"""The server's own limit is `maxUploadSize` in .streamlit/config.toml."""
+"""The server's own limit is `maxUploadSize` in scripts/.streamlit/config.toml."""
 MAX_LAYOUT_BYTES = 2**20
 MAX_PIXELS = 50 * 10**6
 MAX_RATIO = 4

@@ -134,7 +134,7 @@ def _save(path: Path, index: tuple, score: tuple, tokens: tuple) -> None:
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path) as content:
+    with np.load(path, allow_pickle=False) as content:
         return dict(content)
 
 
