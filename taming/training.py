@@ -3,7 +3,7 @@
 import argparse
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from taming.checkpoint import explaining_misfits
 from taming.cli import split_dotlist, str2bool
 from taming.config import ConfigError, instantiate_from_config
 from taming.last_checkpoint import LastCheckpoint
+from taming.learning_rate import LearningRateRule
 from taming.models.finite import NonFiniteError
+from taming.models.manual_optimization import accumulation_at
 from taming.run_plan import RunPlan, keeping_tidy, make_plan, name_part, new_run_name
 from taming.runs import without_weight_files
 from taming.signals import handling_signals, post_mortem
@@ -55,6 +57,8 @@ def get_parser(**parser_kwargs: Any) -> argparse.ArgumentParser:
     add("-s", "--seed", type=int, default=23, help="seed of all random numbers (default: %(default)s)")
     add("-f", "--postfix", default="", help="end of the name of a new run")
     add("-l", "--logdir", default="logs", metavar="DIR", help="where new run folders go (default: %(default)s)")
+    scale = "multiply base_learning_rate by devices, batch size and accumulated batches (default: yes)"
+    add("--scale_lr", **{**switch, "default": True}, help=scale)
     add_trainer_options(parser)
     return parser
 
@@ -104,27 +108,19 @@ def run(plan: RunPlan, *, fit: bool, test: bool) -> TrainingResult:
     return TrainingResult(plan.final_logdir, model, trainer, data)
 
 
-def scaled_learning_rate(base: float, *, batch_size: int, devices: int, accumulate: int) -> float:
-    """The learning rate grows with the number of examples behind one optimizer step on one node."""
-    return accumulate * devices * batch_size * base
-
-
 def set_learning_rate(plan: RunPlan, model: LightningModule, trainer: Trainer) -> None:
     """Set `model.learning_rate` by the rule and say how it came about."""
-    base, batch_size = plan.config.model.base_learning_rate, plan.config.data.params.batch_size
-    accumulate = first_accumulation(plan.config.lightning.trainer.get("accumulate_grad_batches"))
-    model.learning_rate = scaled_learning_rate(
-        base, batch_size=batch_size, devices=trainer.num_devices, accumulate=accumulate
+    rule = LearningRateRule(
+        plan.config.model.base_learning_rate,
+        batch_size=plan.config.data.params.batch_size,
+        devices=trainer.num_devices,
+        accumulate=accumulation_at(0, plan.config.lightning.trainer.get("accumulate_grad_batches")),
+        scaled=plan.scale_lr,
     )
-    factors = f"{accumulate} (accumulate_grad_batches) * {trainer.num_devices} (devices) * {batch_size} (batch_size)"
-    logger.info("learning rate %.2e = %s * %.2e (base_learning_rate)", model.learning_rate, factors, base)
-    if trainer.num_nodes > 1:
+    model.learning_rate = rule.rate
+    logger.info("learning rate %s", rule)
+    if trainer.num_nodes > 1 and plan.scale_lr:
         logger.info("the number of nodes, %d, is no factor of the learning rate", trainer.num_nodes)
-
-
-def first_accumulation(setting: int | Mapping[int, int] | None) -> int:
-    """Batches per optimizer step in epoch 0, of a number or a schedule epoch -> number."""
-    return setting.get(0, 1) if isinstance(setting, Mapping) else setting or 1
 
 
 def tune(
