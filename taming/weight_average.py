@@ -66,6 +66,11 @@ class WeightAverage(Callback):
         self._updates = 0
         self._step = 0
 
+    @property
+    def size(self) -> int:
+        """Bytes of the average; in validation the trained weights take as many besides."""
+        return sum(average.nbytes for average in self._average.values())
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Raises ValueError if each process will only have a part of the weights."""
         if isinstance(trainer.strategy, DIVIDING):
