@@ -29,7 +29,7 @@ from taming.reconstructions import (  # noqa: E402
     run_reconstructions,
 )
 from taming.runs import build_model, resolve_run  # noqa: E402
-from taming.sampling.commands import add_run_options, load_configs  # noqa: E402
+from taming.sampling.commands import add_run_options, add_weights_option, load_configs, run_name  # noqa: E402
 from taming.shards import find_shard, own_device  # noqa: E402
 from taming.tokenizers import load_data  # noqa: E402
 
@@ -40,6 +40,7 @@ def get_parser() -> argparse.ArgumentParser:
         epilog="Config overrides such as data.params.validation.params.size=256 may be added.",
     )
     add_run_options(parser)
+    add_weights_option(parser)
     add = parser.add_argument
     add("--outdir", required=True, help="folder that gets the images")
     add("--dalle", default="", metavar="DIR", help="instead of a run: OpenAI's dVAE, the folder of its two files")
@@ -63,8 +64,8 @@ def plan(options: argparse.Namespace, overrides: Sequence[str]) -> Reconstructio
     if run is None:
         model, step, name = DVAE(options.dalle).to(device).eval(), 0, Path(options.dalle).resolve().name
     else:
-        loaded = build_model(config, run.checkpoint, device=device)
-        model, step, name = loaded.model, loaded.global_step, run.logdir.resolve().name
+        loaded = build_model(config, run.checkpoint, device=device, trained_weights=options.trained_weights)
+        model, step, name = loaded.model, loaded.global_step, run_name(run, options)
     return plan_reconstructions(
         model, data, options.outdir, num_samples=options.num_samples, global_step=step, run=name, shard=shard
     )

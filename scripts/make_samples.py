@@ -19,7 +19,13 @@ if str(ROOT) not in sys.path:
 
 from taming.cli import add_device_options, run_command, split_dotlist  # noqa: E402
 from taming.runs import build_model, resolve_run  # noqa: E402
-from taming.sampling.commands import add_run_options, carry_out, load_configs  # noqa: E402
+from taming.sampling.commands import (  # noqa: E402
+    add_run_options,
+    add_weights_option,
+    carry_out,
+    load_configs,
+    run_name,
+)
 from taming.sampling.dataset_jobs import (  # noqa: E402
     DatasetJob,
     DatasetOptions,
@@ -40,6 +46,7 @@ def get_parser() -> argparse.ArgumentParser:
         epilog="Config overrides such as data.params.validation.params.size=256 may be added.",
     )
     add_run_options(parser)
+    add_weights_option(parser)
     parser.add_argument("--outdir", required=True, help="folder that gets the samples")
     add = parser.add_argument
     add_filter_options(parser, top_k=100)
@@ -62,8 +69,9 @@ def plan(options: argparse.Namespace, overrides: Sequence[str]) -> DatasetJob:
     run, device = resolve_run(options.resume) if options.resume else None, own_device(options.device)
     config = load_configs(options, run, overrides)
     split = build_split(config, options.split)
-    loaded = build_model(config, run.checkpoint if run else None, device=device)
-    name = run.logdir.resolve().name if run else None
+    checkpoint = run.checkpoint if run else None
+    loaded = build_model(config, checkpoint, device=device, trained_weights=options.trained_weights)
+    name = run_name(run, options) if run else None
     return plan_dataset_job(loaded.model, split, options.outdir, choices, global_step=loaded.global_step, run=name)
 
 

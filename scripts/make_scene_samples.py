@@ -23,7 +23,13 @@ if str(ROOT) not in sys.path:
 
 from taming.cli import add_device_options, run_command, split_dotlist  # noqa: E402
 from taming.runs import build_model, resolve_run  # noqa: E402
-from taming.sampling.commands import add_run_options, carry_out, load_configs  # noqa: E402
+from taming.sampling.commands import (  # noqa: E402
+    add_run_options,
+    add_weights_option,
+    carry_out,
+    load_configs,
+    run_name,
+)
 from taming.sampling.dataset_jobs import build_split  # noqa: E402
 from taming.sampling.options import add_filter_options, add_job_options  # noqa: E402
 from taming.sampling.scene_jobs import (  # noqa: E402
@@ -48,6 +54,7 @@ def get_parser() -> argparse.ArgumentParser:
         epilog="Config overrides such as data.params.validation.params.data_path=data/coco may be added.",
     )
     add_run_options(parser)
+    add_weights_option(parser)
     parser.add_argument("--outdir", required=True, help="folder that gets the samples")
     add_filter_options(parser, top_k=100)
     add_job_options(parser, batch_size=4, seed=SEED)
@@ -82,13 +89,14 @@ def plan(options: argparse.Namespace, overrides: Sequence[str]) -> SceneJob:
     run, device = resolve_run(options.resume) if options.resume else None, own_device(options.device)
     config = load_configs(options, run, overrides)
     split = build_split(config, options.split)
-    loaded = build_model(config, run.checkpoint if run else None, device=device)
+    checkpoint = run.checkpoint if run else None
+    loaded = build_model(config, checkpoint, device=device, trained_weights=options.trained_weights)
     if options.layout:
         layouts = layouts_of_files(options.layout, split, conditional_of(loaded.model, options.conditional))
     else:
         per_batch = config.data.params.get("batch_size", 1)
         layouts = layouts_of_split(split, per_batch=per_batch, count=options.num_samples)
-    known = {"global_step": loaded.global_step, "run": run.logdir.resolve().name if run else None}
+    known = {"global_step": loaded.global_step, "run": run_name(run, options) if run else None}
     return plan_scene_job(loaded.model, split, options.outdir, choices, layouts=layouts, **known)
 
 

@@ -22,7 +22,7 @@ if str(ROOT) not in sys.path:
 from taming.cli import add_device_options, run_command, split_dotlist  # noqa: E402
 from taming.runs import build_model, load_run_config, resolve_run  # noqa: E402
 from taming.sampling.classes import check_classes  # noqa: E402
-from taming.sampling.commands import carry_out  # noqa: E402
+from taming.sampling.commands import add_weights_option, carry_out, run_name  # noqa: E402
 from taming.sampling.jobs import check_npz, run_job, save_npz  # noqa: E402
 from taming.sampling.options import SamplingOptions, add_filter_options, add_job_options  # noqa: E402
 from taming.sampling.plan import SamplingJob, plan_job  # noqa: E402
@@ -44,6 +44,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("-r", "--resume", required=True, metavar="RUN", help="run folder, or checkpoint file in one")
     add("-o", "--outdir", default="", help="folder that gets samples/, instead of the run folder")
     add("-b", "--base", nargs="*", default=[], metavar="YAML", help="more configs, after those of the run")
+    add_weights_option(parser)
     text = "per class, or in all if unconditional"
     add("-n", "--num_samples", type=int, default=50000, help=f"{text} (default: %(default)s)")
     add_filter_options(parser, top_k=250, fast=True)
@@ -74,7 +75,7 @@ def plan(options: argparse.Namespace, overrides: Sequence[str]) -> SamplingJob:
     run, device = resolve_run(options.resume), own_device(options.device)
     config = load_run_config(run, bases=options.base, overrides=overrides)
     check_classes(config, options.classes)
-    loaded = build_model(config, run.checkpoint, device=device)
+    loaded = build_model(config, run.checkpoint, device=device, trained_weights=options.trained_weights)
     if options.outdir and shard.index == 0:
         print(f"samples go to {options.outdir} instead of {run.logdir}")
     return plan_job(
@@ -84,7 +85,7 @@ def plan(options: argparse.Namespace, overrides: Sequence[str]) -> SamplingJob:
         classes=options.classes,
         shape=latent_shape(loaded.model, **{name: getattr(options, name) for name in SIZES}),
         global_step=loaded.global_step,
-        run=run.logdir.resolve().name,
+        run=run_name(run, options),
         score=load_score(options.classifier, loaded.model) if options.acceptance_rate < 1 else None,
     )
 

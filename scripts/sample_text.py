@@ -19,7 +19,7 @@ if str(ROOT) not in sys.path:
 from taming.cli import add_device_options, run_command, split_dotlist  # noqa: E402
 from taming.data._io import read_list  # noqa: E402
 from taming.runs import load_model, resolve_run  # noqa: E402
-from taming.sampling.commands import carry_out  # noqa: E402
+from taming.sampling.commands import add_weights_option, carry_out, run_name  # noqa: E402
 from taming.sampling.options import SamplingOptions, add_filter_options, add_job_options  # noqa: E402
 from taming.sampling.text_jobs import TextJob, plan_text_job, run_text_job  # noqa: E402
 from taming.shards import find_shard, own_device  # noqa: E402
@@ -40,6 +40,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--prompt", action="append", default=[], metavar="TEXT", help="what to draw; may be given again and again")
     add("--prompts", type=Path, metavar="FILE", help="a text file with a prompt per line")
     add("-n", "--num_samples", type=int, default=4, help="per prompt (default: %(default)s)")
+    add_weights_option(parser)
     add_filter_options(parser, top_k=100)
     text = "above 1 images follow the text more closely; for models trained with cond_drop_prob"
     add("--guidance_scale", type=float, default=1.0, help=f"{text} (default: 1.0, off)")
@@ -58,8 +59,9 @@ def plan(options: argparse.Namespace, overrides: Sequence[str]) -> TextJob:
     if not prompts:
         raise ValueError("nothing to draw: give --prompt TEXT, or --prompts FILE")
     run, device = resolve_run(options.resume), own_device(options.device)
-    loaded = load_model(run, bases=options.base, overrides=overrides, device=device)
-    known = {"global_step": loaded.global_step, "run": run.logdir.resolve().name}
+    chosen = {"device": device, "trained_weights": options.trained_weights}
+    loaded = load_model(run, bases=options.base, overrides=overrides, **chosen)
+    known = {"global_step": loaded.global_step, "run": run_name(run, options)}
     return plan_text_job(loaded.model, options.outdir or run.logdir, prompts, choices, **known)
 
 

@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 from taming.files import atomic_path
 from taming.images import image_grid, save_png
 from taming.loggers import log_images
+from taming.weight_average import averaged_weights
 
 __all__ = ["FitProgressBar", "GradientNorm", "ImageLogger", "LearningRateMonitor", "SetupCallback"]
 
@@ -149,7 +150,8 @@ class ImageLogger(Callback):
         return wanted and trainer.is_global_zero and callable(getattr(pl_module, "log_images", None))
 
     def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, split: str) -> None:
-        images = self._images(pl_module, batch, split)
+        with averaged_weights(trainer):
+            images = self._images(pl_module, batch, split)
         folder = run_folder(trainer) / "images" / split
         folder.mkdir(parents=True, exist_ok=True)
         suffix = f"gs-{self._rounds:06}_e-{trainer.current_epoch:06}_b-{batch_idx:06}"

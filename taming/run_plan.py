@@ -28,7 +28,8 @@ DEBUG_RUNS = "debug_runs"
 class RunPlan:
     """Where a run writes, what it starts from, and its configuration.
 
-    config has its Trainer options in Lightning 2.6 keys. requests holds those of RUN_REQUESTS that were made.
+    config has its Trainer options in Lightning 2.6 keys. requests holds those of RUN_REQUESTS that were made. scale_lr:
+    whether the learning rate grows with the examples behind a step.
     """
 
     now: str
@@ -38,6 +39,7 @@ class RunPlan:
     config: DictConfig
     requests: dict[str, Any]
     debug: bool
+    scale_lr: bool
 
     @property
     def ckptdir(self) -> Path:
@@ -78,6 +80,7 @@ def make_plan(options: argparse.Namespace, overrides: Sequence[str], now: str, n
         config=config,
         requests=requests,
         debug=options.debug,
+        scale_lr=options.scale_lr,
     )
 
 

@@ -21,6 +21,7 @@ from taming.config import (
     merge_sources,
     read_sources,
 )
+from taming.weight_average import choose_weights
 
 logger = logging.getLogger(__name__)
 
@@ -143,21 +144,28 @@ def load_model(
     bases: Sequence[str | os.PathLike] = (),
     overrides: Sequence[str] = (),
     device: str | torch.device = "cpu",
+    trained_weights: bool = False,
 ) -> LoadedModel:
-    """The model of a run with its weights, in eval mode on `device`.
+    """The model of a run with its weights, in eval mode on `device`; see `build_model` for trained_weights.
 
     Raises ConfigError, CheckpointError or FileNotFoundError; also if weights that inference needs are missing.
     """
-    return build_model(load_run_config(run, bases=bases, overrides=overrides), run.checkpoint, device=device)
+    config = load_run_config(run, bases=bases, overrides=overrides)
+    return build_model(config, run.checkpoint, device=device, trained_weights=trained_weights)
 
 
 def build_model(
-    config: DictConfig, checkpoint: Path | None = None, *, device: str | torch.device = "cpu"
+    config: DictConfig,
+    checkpoint: Path | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    trained_weights: bool = False,
 ) -> LoadedModel:
     """The model that `config.model` describes, in eval mode on `device`, with the weights of `checkpoint`.
 
     All weights come from the checkpoint: what the config says about other files to start from is overridden. Without a
-    checkpoint the weights are random.
+    checkpoint the weights are random. Of a run that averaged its weights it is the average, or with trained_weights
+    what its last step left.
     """
     if OmegaConf.select(config, "model") is None:
         raise config_error(config, "model", "this section is missing")
@@ -169,7 +177,8 @@ def build_model(
     else:
         content = load_checkpoint(checkpoint)
         step = content["global_step"]
-        keys = load_weights(model, content["state_dict"], source=checkpoint, strict=True)
+        weights = choose_weights(content, checkpoint, trained=trained_weights)
+        keys = load_weights(model, weights, source=checkpoint, strict=True)
     return LoadedModel(model.to(device).eval(), config, step, messages, keys)
 
 

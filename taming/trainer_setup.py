@@ -91,10 +91,13 @@ def default_callbacks(plan: RunPlan) -> Settings:
         "lightning_config": plan.config.lightning,
     }
     images = {"batch_frequency": 750, "max_images": 4, "clamp": True}
+    base_learning_rate = plan.config.model.base_learning_rate
+    report = {"logdir": str(plan.logdir), "base_learning_rate": base_learning_rate, "scale_lr": plan.scale_lr}
     return {
         "setup_callback": {"target": "main.SetupCallback", "params": setup},
         "image_logger": {"target": "main.ImageLogger", "params": images},
         "learning_rate_logger": {"target": "main.LearningRateMonitor", "params": {"logging_interval": "step"}},
+        "plan_logger": {"target": "taming.plan_logger.PlanLogger", "params": report},  # before the bar is drawn
         "progress_bar": {"target": "taming.callbacks.FitProgressBar"},
     }
 

@@ -3,7 +3,7 @@
 import argparse
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,10 @@ from taming.checkpoint import explaining_misfits
 from taming.cli import split_dotlist, str2bool
 from taming.config import ConfigError, instantiate_from_config
 from taming.last_checkpoint import LastCheckpoint
+from taming.learning_rate import LearningRateRule
 from taming.models.finite import NonFiniteError
+from taming.models.manual_optimization import accumulation_at
+from taming.rehearsal import prepare_rehearsal
 from taming.run_plan import RunPlan, keeping_tidy, make_plan, name_part, new_run_name
 from taming.runs import without_weight_files
 from taming.signals import handling_signals, post_mortem
@@ -31,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A finished run: its folder and what was built for it."""
+    """A run: its folder and what was built for it."""
 
     logdir: Path
     model: LightningModule
@@ -50,11 +53,14 @@ def get_parser(**parser_kwargs: Any) -> argparse.ArgumentParser:
     add("-b", "--base", nargs="*", default=[], metavar="CONFIG", help="YAML files, later ones override earlier ones")
     add("-t", "--train", **switch, help="train; without it the run only tests")
     add("--no-test", **switch, help="skip the test after training")
+    add("--dry-run", **switch, help="print the plan and try one step and one validation batch; nothing is written")
     add("-p", "--project", help="accepted for old command lines, has no effect")
     add("-d", "--debug", **switch, help="start a debugger where an error occurs; put the run under logs/debug_runs")
     add("-s", "--seed", type=int, default=23, help="seed of all random numbers (default: %(default)s)")
     add("-f", "--postfix", default="", help="end of the name of a new run")
     add("-l", "--logdir", default="logs", metavar="DIR", help="where new run folders go (default: %(default)s)")
+    scale = "multiply base_learning_rate by devices, batch size and accumulated batches (default: yes)"
+    add("--scale_lr", **{**switch, "default": True}, help=scale)
     add_trainer_options(parser)
     return parser
 
@@ -86,45 +92,54 @@ def train(argv: Sequence[str] | None = None) -> TrainingResult:
     with post_mortem(options.debug), new_run_name(Path(options.logdir), name_part(options)) as (now, name):
         plan = make_plan(options, overrides, now, name)
         with keeping_tidy(plan):
+            if options.dry_run:
+                return rehearse(plan)
             return run(plan, fit=options.train, test=not options.no_test)
 
 
-def run(plan: RunPlan, *, fit: bool, test: bool) -> TrainingResult:
-    """Build everything, fit and test. A run that continues gets all weights of its model from its checkpoint."""
+def build(plan: RunPlan) -> TrainingResult:
+    """What a run needs, not run yet. One that continues gets all weights of its model from its checkpoint."""
     config = plan.config if plan.checkpoint is None else without_weight_files(plan.config)
     model = instantiate_from_config(config.model)
     trainer = build_trainer(plan, model)
-    data = instantiate_from_config(plan.config.data)
+    return TrainingResult(plan.final_logdir, model, trainer, instantiate_from_config(plan.config.data))
+
+
+def rehearse(plan: RunPlan) -> TrainingResult:
+    """Build everything and make one step of training and validation, as `run` would, without writing anything."""
+    built = build(plan)
+    set_learning_rate(plan, built.model, built.trainer)
+    prepare_rehearsal(built.trainer)
+    run_fit(plan, built.model, built.trainer, built.datamodule)
+    return built
+
+
+def run(plan: RunPlan, *, fit: bool, test: bool) -> TrainingResult:
+    """Build everything, fit and test."""
+    built = build(plan)
+    model, trainer, data = built.model, built.trainer, built.datamodule
     if fit:
         set_learning_rate(plan, model, trainer)
         tune(plan, model, trainer, data, **plan.requests)
         run_fit(plan, model, trainer, data)
     if test:
         run_test(model, trainer, data, checkpoint=None if fit else plan.checkpoint)
-    return TrainingResult(plan.final_logdir, model, trainer, data)
-
-
-def scaled_learning_rate(base: float, *, batch_size: int, devices: int, accumulate: int) -> float:
-    """The learning rate grows with the number of examples behind one optimizer step on one node."""
-    return accumulate * devices * batch_size * base
+    return built
 
 
 def set_learning_rate(plan: RunPlan, model: LightningModule, trainer: Trainer) -> None:
     """Set `model.learning_rate` by the rule and say how it came about."""
-    base, batch_size = plan.config.model.base_learning_rate, plan.config.data.params.batch_size
-    accumulate = first_accumulation(plan.config.lightning.trainer.get("accumulate_grad_batches"))
-    model.learning_rate = scaled_learning_rate(
-        base, batch_size=batch_size, devices=trainer.num_devices, accumulate=accumulate
+    rule = LearningRateRule(
+        plan.config.model.base_learning_rate,
+        batch_size=plan.config.data.params.batch_size,
+        devices=trainer.num_devices,
+        accumulate=accumulation_at(0, plan.config.lightning.trainer.get("accumulate_grad_batches")),
+        scaled=plan.scale_lr,
     )
-    factors = f"{accumulate} (accumulate_grad_batches) * {trainer.num_devices} (devices) * {batch_size} (batch_size)"
-    logger.info("learning rate %.2e = %s * %.2e (base_learning_rate)", model.learning_rate, factors, base)
-    if trainer.num_nodes > 1:
+    model.learning_rate = rule.rate
+    logger.info("learning rate %s", rule)
+    if trainer.num_nodes > 1 and plan.scale_lr:
         logger.info("the number of nodes, %d, is no factor of the learning rate", trainer.num_nodes)
-
-
-def first_accumulation(setting: int | Mapping[int, int] | None) -> int:
-    """Batches per optimizer step in epoch 0, of a number or a schedule epoch -> number."""
-    return setting.get(0, 1) if isinstance(setting, Mapping) else setting or 1
 
 
 def tune(

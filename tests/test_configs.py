@@ -11,7 +11,8 @@ from taming.runs import without_weight_files
 from taming.training import train
 
 ROOT = Path(__file__).parent.parent
-OVERLAYS = sorted(ROOT.glob("configs/quantizers/*.yaml"))
+QUANTIZERS = sorted(ROOT.glob("configs/quantizers/*.yaml"))
+OVERLAYS = [*QUANTIZERS, *sorted(ROOT.glob("configs/recipes/*.yaml"))]
 CONFIGS = sorted(set(ROOT.glob("configs/**/*.yaml")) - set(OVERLAYS))
 QUICK = sorted(ROOT.glob("configs/quickstart/*.yaml"))
 NO_CHECKPOINT = "model.params.first_stage_config.params.ckpt_path=null"
@@ -46,7 +47,7 @@ def test_config_is_valid_and_its_model_builds(path):
     assert any(parameter.requires_grad for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS, ids=name)
+@pytest.mark.parametrize("overlay", QUANTIZERS, ids=name)
 def test_quantizers_fit_the_published_network(overlay):
     config = load_config([ROOT / "configs" / "custom_vqgan.yaml", overlay], ["model.params.ddconfig.ch=32"])
     validate_config(config)
@@ -56,7 +57,7 @@ def test_quantizers_fit_the_published_network(overlay):
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=name)
-def test_one_batch_with_each_quantizer(overlay, tmp_path, monkeypatch):
+def test_one_batch_with_each_overlay(overlay, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     base = ROOT / "configs" / "quickstart" / "photos_published.yaml"
     result = train(["--base", str(base), str(overlay), "--train", "True", "--fast_dev_run", "True"])

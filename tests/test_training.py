@@ -14,7 +14,8 @@ from tiny_runs import At, at, fit, last_checkpoint, model, names, run_folders, w
 
 from taming.checkpoint import CheckpointError
 from taming.config import ConfigError, load_config
-from taming.training import get_parser, scaled_learning_rate, train
+from taming.learning_rate import LearningRateRule
+from taming.training import get_parser, train
 
 ROOT = Path(__file__).parents[1]
 
@@ -125,7 +126,8 @@ def test_accumulation_of_other_modules_is_the_trainers(config):
 
 @pytest.mark.parametrize(("accumulate", "rate"), [(1, 1.08e-4), (8, 8.64e-4)])
 def test_learning_rate_rule(accumulate, rate):
-    assert scaled_learning_rate(4.5e-6, batch_size=12, devices=2, accumulate=accumulate) == pytest.approx(rate)
+    rule = LearningRateRule(4.5e-6, batch_size=12, devices=2, accumulate=accumulate)
+    assert rule.rate == pytest.approx(rate)
 
 
 @pytest.mark.parametrize(("accumulate", "rate"), [("1", "1.08e-04"), ("{0: 8, 3: 2}", "8.64e-04")])

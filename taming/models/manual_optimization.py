@@ -8,6 +8,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 
+def accumulation_at(epoch: int, setting: int | Mapping[int, int] | None) -> int:
+    """Batches per optimizer step in an epoch, of a number or a schedule {epoch from which on: number}."""
+    if not isinstance(setting, Mapping):
+        return setting or 1
+    begun = [start for start in setting if start <= epoch]
+    return setting[max(begun)] if begun else 1
+
+
 class TwoOptimizers:
     """For LightningModules that step two optimizers themselves; it stands before LightningModule among their bases.
 
@@ -54,11 +62,7 @@ class TwoOptimizers:
 
     def accumulation_factor(self) -> int:
         """Batches per optimizer step in the present epoch."""
-        factors = self.accumulate_grad_batches
-        if not isinstance(factors, Mapping):
-            return factors
-        begun = [epoch for epoch in factors if epoch <= self.current_epoch]
-        return factors[max(begun)] if begun else 1
+        return accumulation_at(self.current_epoch, self.accumulate_grad_batches)
 
     def _is_boundary(self, batch_idx: int) -> bool:
         return (batch_idx + 1) % self.accumulation_factor() == 0 or self.trainer.is_last_batch

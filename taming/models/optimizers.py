@@ -3,7 +3,7 @@
 from pytorch_lightning import LightningModule
 from torch.optim import Optimizer
 
-from taming.lr_scheduler import lambda_lr
+from taming.lr_scheduler import build_schedule
 
 
 def can_fuse(module: LightningModule) -> bool:
@@ -15,5 +15,5 @@ def with_schedule(optimizer: Optimizer, scheduler_config):
     """What `configure_optimizers` returns for one optimizer, with a schedule per step unless the config is None."""
     if scheduler_config is None:
         return optimizer
-    schedule = {"scheduler": lambda_lr(optimizer, scheduler_config), "interval": "step"}
+    schedule = {"scheduler": build_schedule(optimizer, scheduler_config), "interval": "step"}
     return {"optimizer": optimizer, "lr_scheduler": schedule}

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taming.config import instantiate_from_config
-from taming.lr_scheduler import lambda_lr
+from taming.lr_scheduler import build_schedule
 from taming.models.autoencoder import VQAutoencoder
 from taming.models.batches import image_from_batch
 from taming.models.finite import check_finite
@@ -25,8 +25,8 @@ class VQModel(TwoOptimizers, VQAutoencoder):
     """VQGAN: an autoencoder trained against a patch discriminator that lives in the loss.
 
     shared_forward shows the discriminator the reconstruction that the autoencoder's step has made, instead of a new
-    one by the updated autoencoder: one forward pass less per batch. scheduler_config: a target config of a function of
-    the step that multiplies both learning rates. The other parameters are explained in VQAutoencoder.
+    one by the updated autoencoder: one forward pass less per batch. scheduler_config: the target config of the
+    schedule of both learning rates, see `build_schedule`. The other parameters are explained in VQAutoencoder.
     """
 
     def on_fit_start(self) -> None:
@@ -114,7 +114,7 @@ class VQModel(TwoOptimizers, VQAutoencoder):
         optimizers = [self._adam(self._autoencoder_parameters()), self._adam(self.loss.discriminator.parameters())]
         if self.scheduler_config is None:
             return optimizers, []
-        return optimizers, [lambda_lr(optimizer, self.scheduler_config) for optimizer in optimizers]
+        return optimizers, [build_schedule(optimizer, self.scheduler_config) for optimizer in optimizers]
 
 
 class EMAVQ(VQModel):

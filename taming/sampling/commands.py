@@ -1,4 +1,4 @@
-"""What sampling commands share: the flags that say which run and configs, and what is told of a job."""
+"""What sampling commands share: the flags that say which run, weights and configs, and what is told of a job."""
 
 import argparse
 import time
@@ -20,6 +20,18 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     text = "use this config only; without a file, the last of -b"
     add("-c", "--config", nargs="?", const=True, default="", metavar="YAML", help=text)
     add("--ignore_base_data", action="store_true", help="drop `data` from all files; give data=... instead")
+
+
+def add_weights_option(parser: argparse.ArgumentParser) -> None:
+    """Add --trained_weights, for `build_model` and `run_name`."""
+    text = "of a run that averaged its weights take those of its last step, not the average"
+    parser.add_argument("--trained_weights", action="store_true", help=text)
+
+
+def run_name(run: Run, options: argparse.Namespace) -> str:
+    """The run as a manifest names it; a folder of samples has those of one kind of weights."""
+    name = run.logdir.resolve().name
+    return f"{name} (trained weights)" if options.trained_weights else name
 
 
 def load_configs(options: argparse.Namespace, run: Run | None, overrides: Sequence[str]) -> DictConfig:

@@ -9,12 +9,12 @@ from parity import agree, cases, inputs, names
 
 from taming.data.helper_types import Annotation
 from taming.data.utils import custom_collate, quadratic_crop
+from taming.learning_rate import LearningRateRule
 from taming.lr_scheduler import LambdaWarmUpCosineScheduler
 from taming.models.dummy_cond_stage import DummyCondStage
 from taming.modules.misc.coord import CoordStage
 from taming.modules.util import Labelator, SOSProvider
 from taming.nested import KeyNotFoundError, retrieve
-from taming.training import scaled_learning_rate
 
 CASES = cases("misc")
 
@@ -97,7 +97,7 @@ def test_dummy_cond_stage():
 
 def test_learning_rate():
     for accumulate, devices, batch_size, base, expected in CASES["learning-rate"]["outputs"]:
-        rate = scaled_learning_rate(base, batch_size=batch_size, devices=devices, accumulate=accumulate)
+        rate = LearningRateRule(base, batch_size=batch_size, devices=devices, accumulate=accumulate).rate
         assert rate == pytest.approx(expected, rel=1e-8)
 
 
