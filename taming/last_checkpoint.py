@@ -8,6 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 
+from taming.disk_faults import save_failure
 from taming.models.finite import NonFiniteError
 
 logger = logging.getLogger(__name__)
@@ -98,5 +99,6 @@ class LastCheckpoint(Checkpoint):
         if trainer.is_global_zero:
             checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
             trainer.strategy.save_checkpoint(checkpoint, self.path)
-            logger.info("saved %s at step %d", self.path, trainer.global_step)
+            if save_failure(trainer) is None:
+                logger.info("saved %s at step %d", self.path, trainer.global_step)
         self._due, self._requested = due, False
