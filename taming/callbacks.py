@@ -20,6 +20,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.optim import Optimizer
 
+from taming.config_errors import one_line
 from taming.files import atomic_path
 from taming.images import image_grid, save_png
 from taming.loggers import log_images
@@ -98,6 +99,7 @@ class ImageLogger(Callback):
     `batch_frequency`, or with `increase_log_steps` a power of two up to it: 0, 1, 2, 4, ..., 512, 750, 1500 for 750. In
     validation at each multiple of `batch_frequency` of a validation run. Files are grids,
     `images/<train|val>/<key>_gs-<optimizer rounds before the latest training batch>_e-<epoch>_b-<batch index>.png`.
+    Training goes on without those that cannot be written; there is a warning when that begins.
 
     Args:
         batch_frequency: batches between two grids; None or 0 for no images.
@@ -114,6 +116,7 @@ class ImageLogger(Callback):
         self.clamp = clamp
         self.increase_log_steps = increase_log_steps
         self._rounds = 0  # optimizer rounds before the latest training batch
+        self._failed = False
 
     def is_due(self, batches: int) -> bool:
         """Whether training logs images at this batch of the run, counted from 0."""
@@ -152,11 +155,21 @@ class ImageLogger(Callback):
     def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, split: str) -> None:
         with averaged_weights(trainer):
             images = self._images(pl_module, batch, split)
+        name = f"gs-{self._rounds:06}_e-{trainer.current_epoch:06}_b-{batch_idx:06}"
+        try:
+            self._write(trainer, images, split, name)
+        except OSError as error:
+            if not self._failed:
+                logger.warning("images could not be written (%s); training goes on without", one_line(error))
+            self._failed = True
+        else:
+            self._failed = False
+
+    def _write(self, trainer: pl.Trainer, images: dict[str, Tensor], split: str, name: str) -> None:
         folder = run_folder(trainer) / "images" / split
         folder.mkdir(parents=True, exist_ok=True)
-        suffix = f"gs-{self._rounds:06}_e-{trainer.current_epoch:06}_b-{batch_idx:06}"
         for key, value in images.items():
-            save_png(folder / f"{key}_{suffix}.png", image_grid(value))
+            save_png(folder / f"{key}_{name}.png", image_grid(value))
         log_images(trainer.loggers, {f"{split}/{key}": value for key, value in images.items()}, trainer.global_step)
 
     def _images(self, pl_module: pl.LightningModule, batch: Any, split: str) -> dict[str, Tensor]:

@@ -258,8 +258,19 @@ def save_checkpoint_atomic(checkpoint: Mapping[str, Any], path: str | os.PathLik
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = {key: value if key == "state_dict" else _plain(value) for key, value in checkpoint.items()}
     with atomic_path(path, durable=True) as temporary:
-        torch.save(plain, temporary)
+        _save(plain, temporary)
         load_checkpoint(temporary, "meta")
+
+
+def _save(content: Any, path: Path) -> None:
+    """`torch.save`; what keeps the file from being written, such as a full disk, is an OSError, as torch's is not."""
+    try:
+        with open(path, "wb") as file:
+            torch.save(content, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 class SafeCheckpointIO(CheckpointIO):

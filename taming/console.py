@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import threading
 import warnings
 
 from pytorch_lightning.utilities import rank_zero_only
@@ -31,6 +32,7 @@ def set_up_console() -> None:
         lightning.propagate = True
     for pattern in ADVISORY_WARNINGS:
         warnings.filterwarnings("ignore", message=pattern)
+    threading.excepthook = _report_of_thread
 
 
 def _is_of_interest(record: logging.LogRecord) -> bool:
@@ -38,3 +40,9 @@ def _is_of_interest(record: logging.LogRecord) -> bool:
         return True
     beginning = record.getMessage()[:40]
     return rank_zero_only.rank == 0 and not any(advice in beginning for advice in ADVICE)
+
+
+def _report_of_thread(failed: threading.ExceptHookArgs) -> None:
+    """Python's own report of an exception in a thread, but for TensorBoard's: that one reaches whoever logs next."""
+    if type(failed.thread).__name__ != "_AsyncWriterThread":
+        threading.__excepthook__(failed)

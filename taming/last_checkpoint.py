@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 
 from taming.checkpoint import CheckpointError, load_checkpoint
+from taming.disk_faults import save_failure
 from taming.models.finite import NonFiniteError
 
 logger = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ class LastCheckpoint(Checkpoint):
             trainer.save_checkpoint(self.path, weights_only=False)
             self._saved_step = trainer.global_step
         self._due, self._asked = False, Asked.NOTHING
-        if asked:
+        if asked and save_failure(trainer) is None:
             logger.info("saved %s at step %d", self.path, trainer.global_step)
         if asked == Asked.STOP:
             logger.info("training ends here since SIGTERM asked for it; -r %s continues", self.path.parent.parent)
@@ -144,7 +145,8 @@ class LastCheckpoint(Checkpoint):
             self._keep_previous(trainer)
             checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
             trainer.strategy.save_checkpoint(checkpoint, self.path)
-            logger.info("saved %s at step %d", self.path, trainer.global_step)
+            if save_failure(trainer) is None:
+                logger.info("saved %s at step %d", self.path, trainer.global_step)
 
 
 def accumulation(trainer: pl.Trainer, pl_module: pl.LightningModule) -> int:
@@ -156,6 +158,8 @@ def accumulation(trainer: pl.Trainer, pl_module: pl.LightningModule) -> int:
 def keep_previous(path: Path, count: int) -> None:
     """Let the file before the next one of this name stay as `<stem>.1<suffix>`, and `count` in all."""
     names = [path, *(path.with_suffix(f".{age}{path.suffix}") for age in range(1, count + 1))]
+    if names[1].is_file() and path.samefile(names[1]):  # the save that should have replaced `path` failed
+        return
     for age in range(count, 1, -1):
         if names[age - 1].is_file():
             names[age - 1].replace(names[age])

@@ -1,12 +1,14 @@
 """What a training run is before anything is built: its folder, what it continues, and its merged configuration."""
 
 import argparse
+import logging
 import os
+import re
 import shutil
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,12 @@ from taming.legacy_trainer import RUN_REQUESTS
 from taming.runs import Run, resolve_run
 from taming.trainer_options import check_devices, translate, with_options
 
+logger = logging.getLogger(__name__)
+
 RUN_NAME_VARIABLE = "TAMING_RUN_NAME"
 DEBUG_RUNS = "debug_runs"
 """Folder beside new run folders that debug runs are moved to."""
+STAMP = "%Y-%m-%dT%H-%M-%S"
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def make_plan(options: argparse.Namespace, overrides: Sequence[str], now: str, n
     validate_config(config)
     requests = {name: config.lightning.trainer.pop(name, None) for name in RUN_REQUESTS}
     return RunPlan(
-        now=now,
+        now=time_stamp(after=(path.name for path in saved)) if resumed else now,
         logdir=logdir,
         resumed=resumed is not None,
         checkpoint=_checkpoint(requests.pop("resume_from_checkpoint"), resumed),
@@ -101,36 +106,77 @@ def name_part(options: argparse.Namespace) -> str:
 
 
 @contextmanager
-def new_run_name(logs: Path, name_part: str) -> Iterator[tuple[str, str]]:
-    """(time stamp, name) of a new run in `logs`; processes that this one starts for other devices get the same."""
+def new_run_name(logs: Path, name_part: str, *, reserve: bool) -> Iterator[tuple[str, str]]:
+    """(time stamp, name) of a new run in `logs`; processes that this one starts for other devices get the same.
+
+    With `reserve` the folder of that name is made at once, so that no other run can take it; if it stays empty it goes.
+    Raises OSError if it cannot be made.
+    """
     inherited = os.environ.get(RUN_NAME_VARIABLE)
-    now, name = inherited.split("|") if inherited else _unused_name(logs, name_part)
+    reserve = reserve and not inherited and rank_zero_only.rank == 0
+    now, name = inherited.split("|") if inherited else _unused_name(logs, name_part, reserve=reserve)
     os.environ[RUN_NAME_VARIABLE] = f"{now}|{name}"
     try:
         yield now, name
     finally:
         if not inherited:
             del os.environ[RUN_NAME_VARIABLE]
+        if reserve:
+            with suppress(OSError):  # it is not empty, or was moved
+                Path(logs, name).rmdir()
 
 
-def _unused_name(logs: Path, name_part: str) -> tuple[str, str]:
+def _unused_name(logs: Path, name_part: str, *, reserve: bool) -> tuple[str, str]:
     while True:
-        now = time.strftime("%Y-%m-%dT%H-%M-%S")
+        now = time_stamp(after=(path.name for path in [*logs.glob("*"), *(logs / DEBUG_RUNS).glob("*")]))
         name = f"{now}{name_part}"
-        if not any((folder / name).exists() for folder in (logs, logs / DEBUG_RUNS)):
+        if not reserve or _made(logs, name):
             return now, name
-        time.sleep(0.1)  # two runs that start in one second would share a folder
+
+
+def _made(logs: Path, name: str) -> bool:
+    """Make the folder `name` in `logs`; False if another run was faster."""
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+        Path(logs, name).mkdir()
+    except OSError as error:
+        if isinstance(error, FileExistsError) and logs.is_dir():
+            return False
+        reason = f"no run folder can be made here ({error.strerror}); choose another place with -l/--logdir"
+        raise OSError(f"{logs}: {reason}") from error
+    return True
+
+
+def time_stamp(after: Iterable[str]) -> str:
+    """The local time; a second after the latest of the names that begin with a time stamp, if they are ahead of it.
+
+    So runs, and configs in a run, sort in the order in which they began, also when the clock was put back between.
+    """
+    now = datetime.now().replace(microsecond=0)
+    latest = max(filter(None, map(_stamp_of, after)), default=None)
+    if latest is None or latest < now:
+        return now.strftime(STAMP)
+    if latest - now > timedelta(minutes=1):
+        logger.warning("the clock is behind the latest run, of %s: time stamps count on from there", latest)
+    return (latest + timedelta(seconds=1)).strftime(STAMP)
+
+
+def _stamp_of(name: str) -> datetime | None:
+    found = re.match(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d", name)
+    try:
+        return datetime.strptime(found[0], STAMP) if found else None
+    except ValueError:  # no such day or hour
+        return None
 
 
 @contextmanager
 def keeping_tidy(plan: RunPlan) -> Iterator[None]:
     """Remove the folder of a new run that did not get as far as its configs; put that of a debug run aside."""
-    is_new = not plan.logdir.exists()
     try:
         yield
     finally:
         if rank_zero_only.rank == 0 and plan.logdir.exists():
-            if is_new and not plan.cfgdir.exists():
+            if not plan.resumed and not plan.cfgdir.exists():
                 shutil.rmtree(plan.logdir)
             elif plan.final_logdir != plan.logdir:
                 plan.final_logdir.parent.mkdir(exist_ok=True)

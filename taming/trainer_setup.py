@@ -8,8 +8,8 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, GradientAccumulationScheduler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from taming.checkpoint import SafeCheckpointIO
 from taming.config import ConfigError, ConfigSource, instantiate_from_config, merge_sources
+from taming.disk_faults import PatientCheckpointIO, make_patient
 from taming.exact_resume import ExactResume
 from taming.last_checkpoint import LastCheckpoint
 from taming.legacy_trainer import Settings
@@ -39,13 +39,13 @@ def build_trainer(plan: RunPlan, model: LightningModule) -> Trainer:
     lightning = with_defaults(plan, model)
     arguments = trainer_arguments(OmegaConf.to_container(lightning.trainer, resolve=True))
     if arguments.get("logger", True):
-        arguments["logger"] = build_logger(lightning.logger)
+        arguments["logger"] = make_patient(build_logger(lightning.logger))
     callbacks: list[Callback] = [ExactResume()]
     if arguments.get("enable_checkpointing", True):
         callbacks += build_checkpointing(lightning.modelcheckpoint)
     callbacks += build_callbacks(lightning.callbacks, arguments)
     callbacks += settle_optimization(model, arguments)
-    arguments["plugins"] = [*_as_list(arguments.get("plugins")), SafeCheckpointIO()]
+    arguments["plugins"] = [*_as_list(arguments.get("plugins")), PatientCheckpointIO()]
     arguments.setdefault("default_root_dir", str(plan.logdir))
     try:
         return Trainer(**arguments, callbacks=callbacks)

@@ -4,6 +4,7 @@ import argparse
 import logging
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,19 @@ from taming.callbacks import SetupCallback
 from taming.checkpoint import explaining_misfits
 from taming.cli import split_dotlist, str2bool
 from taming.config import ConfigError, instantiate_from_config
+from taming.disk_faults import check_saved
 from taming.last_checkpoint import LastCheckpoint
 from taming.learning_rate import LearningRateRule
 from taming.models.finite import NonFiniteError
 from taming.models.manual_optimization import accumulation_at
 from taming.rehearsal import prepare_rehearsal
+from taming.run_lock import sole_training
 from taming.run_plan import RunPlan, keeping_tidy, make_plan, name_part, new_run_name
 from taming.runs import without_weight_files
 from taming.signals import handling_signals, post_mortem
 from taming.trainer_options import add_trainer_options, nondefault_trainer_args
 from taming.trainer_setup import build_trainer
+from taming.training_faults import TrainingFault, explaining_faults
 
 __all__ = ["TrainingResult", "get_parser", "nondefault_trainer_args", "train"]
 
@@ -89,9 +93,11 @@ def train(argv: Sequence[str] | None = None) -> TrainingResult:
     """
     options, overrides = parse_arguments(argv)
     seed_everything(options.seed, workers=True)
-    with post_mortem(options.debug), new_run_name(Path(options.logdir), name_part(options)) as (now, name):
+    trains = options.train and not options.dry_run
+    naming = new_run_name(Path(options.logdir), name_part(options), reserve=trains and not options.resume)
+    with post_mortem(options.debug), naming as (now, name):
         plan = make_plan(options, overrides, now, name)
-        with keeping_tidy(plan):
+        with keeping_tidy(plan), sole_training(plan.logdir) if trains else nullcontext():
             if options.dry_run:
                 return rehearse(plan)
             return run(plan, fit=options.train, test=not options.no_test)
@@ -178,16 +184,18 @@ def run_fit(plan: RunPlan, model: LightningModule, trainer: Trainer, data: Light
         with (
             handling_signals(save=last.request if last else no_handlers, stop=last.stop if last else None),
             explaining_misfits(model, plan.checkpoint),
+            explaining_faults(plan.config, data),
         ):
             trainer.fit(model, datamodule=data, ckpt_path=plan.checkpoint, weights_only=True)
-    except (ValueError, OSError, ImportError) as error:
-        # of which a command shows only the message, as a user's mistake
+    except (ValueError, OSError, ImportError, SystemExit) as error:
+        # of which a command shows only the message, as a user's mistake; Lightning exits after Ctrl-C
         if trainer.fit_loop.epoch_loop.batch_progress.total.started:
-            if not isinstance(error, NonFiniteError):
+            if not isinstance(error, NonFiniteError | TrainingFault | SystemExit):
                 logger.exception("training broke off")
         elif trainer.is_global_zero and not plan.resumed:
             shutil.rmtree(plan.logdir, ignore_errors=True)
         raise
+    check_saved(trainer)
 
 
 def no_handlers() -> None:

@@ -1,0 +1,112 @@
+"""What ends a training though nothing is wrong with its code, told in one line: what happened, which setting helps."""
+
+import re
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import PurePath
+
+import torch
+from omegaconf import DictConfig
+from pytorch_lightning import LightningDataModule
+
+from taming.config_errors import one_line
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed")
+"""In messages of torch and of its libraries, in lower case."""
+DEAD_WORKER = r"DataLoader worker \(pid\S* ([\d, ]+)\) (is killed by signal: [^.\n]+|exited unexpectedly[^.\n]*)"
+SHARED_MEMORY = ("shared memory", "Bus error")
+CAUGHT_IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker process")
+FAULTY_ITEM = re.compile(r"\(index -?\d+\)$")
+"""End of what `taming.data.faults` says of an item."""
+
+
+class TrainingFault(ValueError):
+    """Training cannot go on as it is. The message is one line with all that there is to know."""
+
+
+class UnreadableDataError(TrainingFault, OSError):
+    """Something of a data set cannot be read."""
+
+
+@contextmanager
+def explaining_faults(config: DictConfig, data: LightningDataModule) -> Iterator[None]:
+    """A block that trains: what memory, a data worker or an unreadable file broke becomes a TrainingFault.
+
+    The message names settings of `config` with their present values. Other exceptions pass as they are.
+    """
+    try:
+        yield
+    except Exception as error:
+        fault = explanation(error, config, data)
+        if fault is None:
+            raise
+        raise fault.with_traceback(error.__traceback__) from error  # a debugger finds the place where it was raised
+
+
+def explanation(error: Exception, config: DictConfig, data: LightningDataModule) -> TrainingFault | None:
+    """The exception that says what happened and what helps; None for one of another kind."""
+    if isinstance(error, RuntimeError) and (problem := _problem_of_worker(error)):
+        return TrainingFault(f"{problem}; {_advice_on_workers(problem, config, data)}")
+    if isinstance(error, MemoryError | RuntimeError) and _is_out_of_memory(error):
+        found = re.search(r"allocate ([\d.]+ \w+)", str(error))
+        amount = f" (no room for {found[1]} more)" if found else ""
+        return TrainingFault(f"out of memory{amount}: {' or '.join(_advice_on_memory(config))}")
+    if isinstance(error, OSError | ValueError) and _came_with_data(error):
+        message = _message_in_worker(error)
+        if FAULTY_ITEM.search(message):
+            advice = "mend the file, or leave such items out with on_error: skip in the data set's params"
+            return UnreadableDataError(f"{message}; {advice}")
+        return UnreadableDataError(message) if isinstance(error, OSError) else None
+    return None
+
+
+def _problem_of_worker(error: RuntimeError) -> str | None:
+    """What befell a process that loads data; torch tells more in the cause of its exception, if there is one."""
+    for told in (error.__cause__, error):
+        if found := re.search(DEAD_WORKER, str(told)):
+            return f"a process that loads data (pid {found[1]}) {found[2]}"
+    if CAUGHT_IN_WORKER.match(str(error)) and any(sign in str(error) for sign in SHARED_MEMORY):
+        return f"a process that loads data failed: {_message_in_worker(error)}"
+    return None
+
+
+def _advice_on_workers(problem: str, config: DictConfig, data: LightningDataModule) -> str:
+    workers = f"data.params.num_workers (now {getattr(data, 'num_workers', 'unknown')})"
+    if any(sign in problem for sign in SHARED_MEMORY):
+        return f"raise the limit of shared memory (docker run --shm-size=8g ...) or lower {workers}; 0 needs none"
+    size = f"data.params.batch_size (now {config.data.params.batch_size})"
+    return f"if memory ran out, lower {workers} or {size}, else data.params.num_workers=0 shows what is wrong"
+
+
+def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or any(sign in str(error).lower() for sign in OUT_OF_MEMORY)
+
+
+def _advice_on_memory(config: DictConfig) -> Iterator[str]:
+    """Ways to need less that this run does not use yet."""
+    batch_size = config.data.params.batch_size
+    transformer = config.model.get("params", {}).get("transformer_config")
+    precision = config.lightning.trainer.get("precision", "32-true")
+    if batch_size > 1:
+        yield f"lower data.params.batch_size (now {batch_size}; --accumulate_grad_batches makes up for it)"
+    if transformer is not None and not transformer.get("params", {}).get("gradient_checkpointing"):
+        yield "set model.params.transformer_config.params.gradient_checkpointing=true"
+    if "16" not in str(precision):
+        yield f"train with --precision bf16-mixed (now {precision})"
+    yield "make images or model smaller"
+
+
+def _came_with_data(error: Exception) -> bool:
+    """Whether the exception passed through torch's data loading."""
+    places = [PurePath(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(place.match("torch/utils/data/*.py") for place in places)
+
+
+def _message_in_worker(error: Exception) -> str:
+    """An exception's message in one line, without the traceback that torch puts before it when a worker raised it."""
+    if not CAUGHT_IN_WORKER.match(str(error)):
+        return one_line(error)
+    message = re.split(rf"^(?:[\w.]+\.)?{type(error).__name__}: ", str(error), flags=re.MULTILINE)[-1]
+    return " ".join(message.split())

@@ -1,0 +1,38 @@
+"""Drills: memory runs out, the loss is not finite."""
+
+import pytest
+from faulty_runs import leftovers, target
+from tiny_runs import last_checkpoint, run_folders
+
+
+def greedy(device, **params):
+    return f"model={target('GreedyModel', device=device, **params)}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([greedy("cuda")], ["2.00 GiB", "data.params.batch_size (now 2;", "--precision bf16-mixed (now 32-true)"]),
+        ([greedy("cpu")], ["1152921504606846976 bytes", "data.params.batch_size (now 2;"]),
+        (
+            [greedy("cuda", transformer_config="{}"), "data.params.batch_size=1"],
+            ["memory", "model.params.transformer_config.params.gradient_checkpointing=true"],
+        ),
+    ],
+)
+def test_out_of_memory_names_what_helps_and_saves(config, command, arguments, words):
+    status, out, err = command("-b", config, "-t", *arguments)
+    assert status == 2 and err.startswith("error: out of memory (no room for ") and err.count("\n") == 1
+    assert all(word in err for word in words), err
+    assert ("batch_size" in err) == ("batch_size (now" in words[1]), "a batch of one cannot be smaller"
+    assert "Traceback" not in out and "saved" in out
+    assert last_checkpoint()["global_step"] == 2 and leftovers() == []
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_the_last_good_state(config, command):
+    status, out, err = command("-b", config, "-t", f"model={target('DivergingModel')}")
+    assert status == 2 and "Traceback" not in out and err.count("\n") == 1
+    assert err.startswith("error: training stopped at step 2: the loss term train/rec_loss is inf; ")
+    assert last_checkpoint()["global_step"] == 2
+    (logdir,) = run_folders()
+    assert command("-r", str(logdir), "-t", "--max_epochs", "1", "model.target=tiny_runs.TinyModel")[0] == 0
