@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 from taming.files import atomic_path
 from taming.images import image_grid, save_png
 from taming.loggers import log_images
+from taming.sharding import is_sharded
 
 __all__ = ["FitProgressBar", "GradientNorm", "ImageLogger", "LearningRateMonitor", "SetupCallback"]
 
@@ -146,10 +147,13 @@ class ImageLogger(Callback):
 
     def _can_log(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
         wanted = self.batch_frequency > 0 and self.max_images > 0
-        return wanted and trainer.is_global_zero and callable(getattr(pl_module, "log_images", None))
+        taking_part = trainer.is_global_zero or is_sharded(trainer)
+        return wanted and taking_part and callable(getattr(pl_module, "log_images", None))
 
     def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, split: str) -> None:
         images = self._images(pl_module, batch, split)
+        if not trainer.is_global_zero:
+            return
         folder = run_folder(trainer) / "images" / split
         folder.mkdir(parents=True, exist_ok=True)
         suffix = f"gs-{self._rounds:06}_e-{trainer.current_epoch:06}_b-{batch_idx:06}"

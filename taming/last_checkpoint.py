@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 
 from taming.models.finite import NonFiniteError
+from taming.sharding import is_sharded
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,10 @@ class LastCheckpoint(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         # Here and not at the end of a batch: only now does the loop's state count the finished batch.
-        if self._requested:
+        if is_sharded(trainer):
+            if trainer.strategy.reduce_boolean_decision(self._requested, all=False):
+                self._save_together(trainer)
+        elif self._requested:
             self._save_alone(trainer)
 
     def on_train_batch_end(
@@ -85,15 +89,22 @@ class LastCheckpoint(Checkpoint):
         """Save with all ranks if a save is due."""
         stale = self._due and trainer.global_step > self._saved_step
         if stale and self._training and not self.only_when_interrupted:
-            trainer.save_checkpoint(self.path, weights_only=False)
-            self._saved_step = trainer.global_step
+            self._save_together(trainer)
         self._due = False
+
+    def _save_together(self, trainer: pl.Trainer) -> None:
+        trainer.save_checkpoint(self.path, weights_only=False)
+        self._saved_step = trainer.global_step
+        self._requested = False
 
     def _save_alone(self, trainer: pl.Trainer) -> None:
         """Save on rank 0 without waiting for other ranks, which may not get here: `Trainer.save_checkpoint` would.
 
         What decides the next common save stays as it is, or ranks would disagree and wait for each other for ever.
         """
+        if is_sharded(trainer):
+            logger.warning("%s stays at step %d: no process has the whole model", self.path, self._saved_step)
+            return
         due = self._due
         if trainer.is_global_zero:
             checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)

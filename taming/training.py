@@ -17,7 +17,9 @@ from taming.checkpoint import explaining_misfits
 from taming.cli import split_dotlist, str2bool
 from taming.config import ConfigError, instantiate_from_config
 from taming.last_checkpoint import LastCheckpoint
+from taming.launchers import end_with_parent
 from taming.models.finite import NonFiniteError
+from taming.preflight import check_environment
 from taming.run_plan import RunPlan, keeping_tidy, make_plan, name_part, new_run_name
 from taming.runs import without_weight_files
 from taming.signals import handling_signals, post_mortem
@@ -85,6 +87,8 @@ def train(argv: Sequence[str] | None = None) -> TrainingResult:
     seed_everything(options.seed, workers=True)
     with post_mortem(options.debug), new_run_name(Path(options.logdir), name_part(options)) as (now, name):
         plan = make_plan(options, overrides, now, name)
+        check_environment(plan)
+        end_with_parent()
         with keeping_tidy(plan):
             return run(plan, fit=options.train, test=not options.no_test)
 
