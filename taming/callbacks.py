@@ -24,6 +24,7 @@ from taming.config_errors import one_line
 from taming.files import atomic_path
 from taming.images import image_grid, save_png
 from taming.loggers import log_images
+from taming.sharding import is_sharded
 from taming.weight_average import averaged_weights
 
 __all__ = ["FitProgressBar", "GradientNorm", "ImageLogger", "LearningRateMonitor", "SetupCallback"]
@@ -150,11 +151,14 @@ class ImageLogger(Callback):
 
     def _can_log(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
         wanted = self.batch_frequency > 0 and self.max_images > 0
-        return wanted and trainer.is_global_zero and callable(getattr(pl_module, "log_images", None))
+        taking_part = trainer.is_global_zero or is_sharded(trainer)
+        return wanted and taking_part and callable(getattr(pl_module, "log_images", None))
 
     def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, split: str) -> None:
         with averaged_weights(trainer):
             images = self._images(pl_module, batch, split)
+        if not trainer.is_global_zero:
+            return
         name = f"gs-{self._rounds:06}_e-{trainer.current_epoch:06}_b-{batch_idx:06}"
         try:
             self._write(trainer, images, split, name)

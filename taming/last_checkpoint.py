@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from taming.checkpoint import CheckpointError, load_checkpoint
 from taming.disk_faults import save_failure
 from taming.models.finite import NonFiniteError
+from taming.sharding import is_sharded
 
 logger = logging.getLogger(__name__)
 
@@ -141,6 +142,9 @@ class LastCheckpoint(Checkpoint):
 
     def _save_alone(self, trainer: pl.Trainer) -> None:
         """Save on rank 0 without waiting for other ranks, which may not get here: `Trainer.save_checkpoint` would."""
+        if is_sharded(trainer):
+            logger.warning("%s stays at step %d: no process has the whole model", self.path, self._saved_step)
+            return
         if trainer.is_global_zero:
             self._keep_previous(trainer)
             checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)

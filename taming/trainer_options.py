@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer
 
 from taming.config import COMMAND_LINE, ConfigError, ConfigSource, suggestion
+from taming.launchers import launched_settings
 from taming.legacy_trainer import (
     FIND_UNUSED,
     LEGACY,
@@ -153,11 +154,12 @@ def _highest_index(devices: int | str | list[int]) -> int:
 def trainer_arguments(settings: Mapping[str, Any]) -> Settings:
     """Arguments for `Trainer`: the merged options over this project's defaults.
 
-    One device of the best kind; several devices search for unused parameters, because models with two optimizers leave
-    some out of each backward pass; 1000 epochs if nothing else ends the run.
+    One device of the best kind, or those that a launcher has started processes for; several devices search for unused
+    parameters, because models with two optimizers leave some out of each backward pass; 1000 epochs if nothing else
+    ends the run.
     """
-    arguments: Settings = {"accelerator": "auto", "devices": 1, **settings}
-    if _several_devices(arguments):
+    arguments: Settings = {"accelerator": "auto", "devices": 1, **launched_settings(), **settings}
+    if device_count(arguments) > 1 or (arguments.get("num_nodes") or 1) > 1:
         arguments.setdefault("strategy", FIND_UNUSED)
     endless = arguments.get("max_steps", -1) == -1 and arguments.get("max_time") is None
     if arguments.get("max_epochs") is None and endless:
@@ -169,12 +171,12 @@ def trainer_arguments(settings: Mapping[str, Any]) -> Settings:
     return arguments
 
 
-def _several_devices(arguments: Settings) -> bool:
+def device_count(arguments: Settings) -> int:
+    """The devices of one machine that the Trainer's arguments name."""
     devices = parse_devices(arguments["devices"])
     if devices in (-1, "auto"):
-        devices = 1 if arguments["accelerator"] == "cpu" else torch.accelerator.device_count()
-    count = len(devices) if isinstance(devices, list) else devices
-    return count > 1 or (arguments.get("num_nodes") or 1) > 1
+        return 1 if arguments["accelerator"] == "cpu" else max(1, torch.accelerator.device_count())
+    return len(devices) if isinstance(devices, list) else devices
 
 
 def parse_value(text: str) -> Any:

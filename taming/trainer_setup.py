@@ -15,6 +15,7 @@ from taming.last_checkpoint import LastCheckpoint
 from taming.legacy_trainer import Settings
 from taming.loggers import build_logger, default_logger
 from taming.run_plan import RunPlan
+from taming.sharding import strategy_for
 from taming.trainer_options import trainer_arguments
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ def build_trainer(plan: RunPlan, model: LightningModule) -> Trainer:
     callbacks += settle_optimization(model, arguments)
     arguments["plugins"] = [*_as_list(arguments.get("plugins")), PatientCheckpointIO()]
     arguments.setdefault("default_root_dir", str(plan.logdir))
+    arguments["strategy"] = strategy_for(arguments.get("strategy", "auto"), model)
     try:
         return Trainer(**arguments, callbacks=callbacks)
     except (MisconfigurationException, TypeError, ValueError) as error:

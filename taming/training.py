@@ -19,9 +19,11 @@ from taming.cli import split_dotlist, str2bool
 from taming.config import ConfigError, instantiate_from_config
 from taming.disk_faults import check_saved
 from taming.last_checkpoint import LastCheckpoint
+from taming.launchers import end_with_parent
 from taming.learning_rate import LearningRateRule
 from taming.models.finite import NonFiniteError
 from taming.models.manual_optimization import accumulation_at
+from taming.preflight import check_environment
 from taming.rehearsal import prepare_rehearsal
 from taming.run_lock import sole_training
 from taming.run_plan import RunPlan, keeping_tidy, make_plan, name_part, new_run_name
@@ -97,6 +99,8 @@ def train(argv: Sequence[str] | None = None) -> TrainingResult:
     naming = new_run_name(Path(options.logdir), name_part(options), reserve=trains and not options.resume)
     with post_mortem(options.debug), naming as (now, name):
         plan = make_plan(options, overrides, now, name)
+        check_environment(plan)
+        end_with_parent()
         with keeping_tidy(plan), sole_training(plan.logdir) if trains else nullcontext():
             if options.dry_run:
                 return rehearse(plan)

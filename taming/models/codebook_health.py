@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from taming.modules.vqvae.codebook import all_reduce_sum, perplexity_of_counts, usage_of_counts
+from taming.modules.processes import all_reduce_sum
+from taming.modules.vqvae.codebook import perplexity_of_counts, usage_of_counts
 
 logger = logging.getLogger(__name__)
 

@@ -27,6 +27,7 @@ from taming.modules.transformer.filters import (
     top_k_top_p_filtering,
 )
 from taming.modules.transformer.permuter import Identity
+from taming.modules.transformer.sharding import shard
 from taming.modules.util import SOSProvider
 
 __all__ = ["Net2NetTransformer", "disabled_train"]
@@ -288,6 +289,12 @@ class Net2NetTransformer(pl.LightningModule):
         else:
             logits, target = self(*self.get_xc(batch))
         return F.cross_entropy(logits.flatten(0, 1), target.flatten())  # (b, h*w, v), (b, h*w) -> ()
+
+    def configure_model(self) -> None:
+        """Share the transformer out to the processes where the Trainer's strategy is one that does (`fsdp`)."""
+        if self.device_mesh is not None:
+            in_half = self.trainer.precision == "bf16-mixed"
+            shard(self.transformer, self.device_mesh["data_parallel"], borrow_in_bfloat16=in_half)
 
     def on_fit_start(self) -> None:
         check_caches(self)

@@ -26,7 +26,7 @@ def check_finite(module: nn.Module, terms: Mapping[str, Tensor], *, step: int, i
         return
     name = first_non_finite(terms)
     bad_input = next((key for key, x in inputs.items() if not x.isfinite().all()), None)
-    weights_are_finite = all(parameter.isfinite().all() for parameter in module.parameters())
+    weights_are_finite = all(_own_part(parameter).isfinite().all() for parameter in module.parameters())
     if bad_input is not None:
         cause = f"the batch's '{bad_input}' holds values that are not finite; scan the data set for them"
     elif not weights_are_finite:
@@ -35,6 +35,11 @@ def check_finite(module: nn.Module, terms: Mapping[str, Tensor], *, step: int, i
         cause = "weights and inputs are finite; lower the learning rate, clip gradients, or train with --precision 32"
     message = f"training stopped at step {step}: the loss term {name} is {terms[name].item():g}; {cause}"
     raise NonFiniteError(message, weights_are_finite=weights_are_finite)
+
+
+def _own_part(parameter: Tensor) -> Tensor:
+    """Of a sharded parameter what this process has: other processes may have met nothing and would not answer."""
+    return parameter.to_local() if hasattr(parameter, "to_local") else parameter
 
 
 def first_non_finite(terms: Mapping[str, Tensor]) -> str:

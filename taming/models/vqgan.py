@@ -14,7 +14,7 @@ from taming.models.batches import image_from_batch
 from taming.models.finite import check_finite
 from taming.models.manual_optimization import TwoOptimizers
 from taming.models.optimizers import can_fuse, with_schedule
-from taming.modules.vqvae.codebook import all_reduce_sum
+from taming.modules.processes import all_reduce_sum
 from taming.modules.vqvae.quantize import EMAVectorQuantizer, GumbelQuantize
 
 EVERY = {"logger": True, "on_step": True, "on_epoch": True}

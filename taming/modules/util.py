@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from taming.modules.processes import all_reduce_sum, count_processes
+
 
 def count_params(model: nn.Module) -> int:
     """Number of parameter elements."""
@@ -52,7 +54,8 @@ class SOSProvider(AbstractEncoder):
 class ActNorm(nn.Module):
     """Per-channel affine map y = scale * (x + loc), set by its first training batch to zero mean and unit variance.
 
-    Kingma & Dhariwal 2018, section 3.1. Under data-parallel training each process initialises from its own batch.
+    Kingma & Dhariwal 2018, section 3.1. Processes that train together take the first batches of all of them: with one
+    map each, as published, they would train different networks for ever, since only gradients are averaged.
     """
 
     def __init__(
@@ -69,7 +72,7 @@ class ActNorm(nn.Module):
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
         """Set the map from x (b, c, h, w) so that its image has zero mean and unit variance."""
-        std, mean = torch.std_mean(x, dim=(0, 2, 3), keepdim=True)
+        std, mean = std_mean_of_all(x)
         self.loc.copy_(-mean)
         self.scale.copy_(1 / (std + 1e-6))
         self.initialized.fill_(1)
@@ -97,3 +100,15 @@ class ActNorm(nn.Module):
                 )
             self.initialize(y)
         return (y / self.scale - self.loc).reshape(output.shape)
+
+
+def std_mean_of_all(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Unbiased standard deviation and mean (1, c, 1, 1) per channel of the x (b, c, h, w) of all processes."""
+    std, mean = torch.std_mean(x, dim=(0, 2, 3), keepdim=True)
+    if count_processes() == 1:
+        return std, mean
+    n = x.new_tensor(x.numel() / x.shape[1])
+    total = all_reduce_sum(n.clone())
+    mean_of_all = all_reduce_sum(n * mean) / total
+    squares = all_reduce_sum((n - 1) * std.square() + n * (mean - mean_of_all).square())
+    return (squares / (total - 1)).sqrt(), mean_of_all

@@ -5,7 +5,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from taming.modules.vqvae.codebook import all_reduce_sum, usage_of_counts
+from taming.modules.processes import all_reduce_sum
+from taming.modules.vqvae.codebook import usage_of_counts
 from taming.modules.vqvae.quantize import EMAVectorQuantizer
 
 CODES, STEPS = 16, 3

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from taming.modules.discriminator.model import NLayerDiscriminator, weights_init
 from taming.modules.losses.auto_start import AutoStart
 from taming.modules.losses.lpips import LPIPS
+from taming.modules.processes import all_reduce_mean
 from taming.modules.util import at_least_float32
 
 GRADIENT_SCALE = 2.0**12
@@ -205,6 +206,12 @@ class VQLPIPSWithDiscriminator(nn.Module):
         return self._adaptive_weight(*gradients)
 
     def _adaptive_weight(self, nll_gradient: Tensor, g_gradient: Tensor) -> Tensor:
+        """Processes that train together take the gradients of the mean over all their batches.
+
+        Each would have its own weight otherwise, and the step would be none that a single process could make.
+        """
+        if self.training:
+            nll_gradient, g_gradient = all_reduce_mean(torch.stack((nll_gradient, g_gradient)))
         weight = nll_gradient.norm() / (g_gradient.norm() + 1e-4)
         return weight.clamp(0.0, self.max_d_weight).detach() * self.discriminator_weight
 

@@ -1,10 +1,11 @@
-"""What codebooks are made of: nearest entry, k-means, picking vectors, and keeping processes in step."""
+"""What codebooks are made of: nearest entry, k-means, picking vectors, statistics of use."""
 
 import math
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+
+from taming.modules.processes import all_reduce_sum, broadcast_from_first, gather_rows, row_range
 
 CHUNK = 512  # rows per distance matrix: fast, and at most 512 * k numbers of extra memory
 
@@ -24,13 +25,26 @@ def nearest_code(vectors: Tensor, codebook: Tensor) -> Tensor:
     return torch.cat(indices)
 
 
+def pick_indices(n: int, count: int, device: torch.device) -> Tensor:
+    """`count` random numbers below n: different ones while there are enough."""
+    return torch.randperm(n, device=device)[:count] if count <= n else torch.randint(n, (count,), device=device)
+
+
 @torch.no_grad()
 def pick_rows(vectors: Tensor, count: int) -> Tensor:
     """`count` random rows of `vectors` (n, d): different ones while there are enough."""
-    n = len(vectors)
-    if count <= n:
-        return vectors[torch.randperm(n, device=vectors.device)[:count]]
-    return vectors[torch.randint(n, (count,), device=vectors.device)]
+    return vectors[pick_indices(len(vectors), count, vectors.device)]
+
+
+@torch.no_grad()
+def pick_rows_of_all(vectors: Tensor, count: int) -> Tensor:
+    """`pick_rows` from the `vectors` (n, d) of all processes, the same ones in each of them."""
+    start, total = row_range(vectors)
+    chosen = broadcast_from_first(pick_indices(total, count, vectors.device)) - start
+    own = (chosen >= 0) & (chosen < len(vectors))
+    rows = vectors.new_zeros(count, vectors.shape[1])
+    rows[own] = vectors[chosen[own]]
+    return all_reduce_sum(rows)  # each row comes from one process
 
 
 @torch.no_grad()
@@ -52,18 +66,11 @@ def kmeans(vectors: Tensor, k: int, iterations: int = 10) -> Tensor:
     return centres
 
 
-def all_reduce_sum(x: Tensor) -> Tensor:
-    """The sum of x over all processes."""
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(x)
-    return x
-
-
-def broadcast_from_first(x: Tensor) -> Tensor:
-    """x as the first process has it."""
-    if dist.is_available() and dist.is_initialized():
-        dist.broadcast(x, src=0)
-    return x
+@torch.no_grad()
+def kmeans_of_all(vectors: Tensor, k: int) -> tuple[Tensor, int]:
+    """`kmeans` of the `vectors` (n, d) of all processes, the same in each of them, and how many vectors these are."""
+    vectors = gather_rows(vectors)
+    return broadcast_from_first(kmeans(vectors, k)), len(vectors)
 
 
 def usage_of_counts(counts: Tensor) -> float:

@@ -5,10 +5,12 @@ from contextlib import contextmanager
 from types import ModuleType
 
 import torch
+import torch.distributed as dist
 from einops import rearrange
 from torch import Tensor
 
 from taming.config import check_keywords
+from taming.modules.processes import count_processes
 from taming.modules.util import at_least_float32
 from taming.modules.vqvae.base import Quantizer, to_grid
 
@@ -55,6 +57,8 @@ class LibraryQuantizer(Quantizer):
 
     def forward(self, z: Tensor):
         """Latents (b, d, h, w) -> (z_q, loss (), (None, None, indices int64 (b*h*w*tokens_per_position,)))."""
+        if self.training and count_processes() > 1:
+            self._follow_all_processes()
         with torch.autocast(z.device.type, enabled=False):
             vectors = rearrange(at_least_float32(z), "b d h w -> b (h w) d")
             z_q, indices, *losses = self.codes(vectors)
@@ -63,6 +67,19 @@ class LibraryQuantizer(Quantizer):
         if self.tokens_per_position > 1:
             indices = indices + self._codes_per_level() * torch.arange(self.tokens_per_position, device=z.device)
         return z_q.to(z.dtype), loss, (None, None, indices.reshape(-1).long())
+
+    def _follow_all_processes(self) -> None:
+        """Let running codebooks follow the vectors of all processes that train together.
+
+        The package decides this when a codebook is built, and these processes find each other only afterwards.
+        """
+        sample = _package().vector_quantize_pytorch.sample_vectors_distributed
+        for codebook in self.codes.modules():
+            if getattr(codebook, "use_ddp", True):  # it does already, or is no such codebook
+                continue
+            codebook.use_ddp = True
+            codebook.all_reduce_fn = codebook.kmeans_all_reduce_fn = dist.all_reduce
+            codebook.sample_fn = codebook.replace_sample_fn = sample
 
     def _codes_per_level(self) -> int:
         return self.n_e // self.tokens_per_position

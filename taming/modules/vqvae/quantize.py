@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from taming.modules.processes import all_reduce_sum
 from taming.modules.util import at_least_float32
 from taming.modules.vqvae.base import (
     Quantizer,
@@ -21,7 +22,7 @@ from taming.modules.vqvae.base import (
     to_grid,
     unflatten,
 )
-from taming.modules.vqvae.codebook import all_reduce_sum, broadcast_from_first, kmeans, nearest_code, pick_rows
+from taming.modules.vqvae.codebook import kmeans_of_all, nearest_code, pick_rows_of_all
 
 
 class VectorQuantizer2(Quantizer):
@@ -195,6 +196,9 @@ class EMAVectorQuantizer(Quantizer):
     kmeans_init puts the entries on a k-means of the first training batch. revive_threshold > 0 puts an entry whose
     running count per batch falls below it on a random vector of the batch; both keep large parts of the codebook in use
     from the first steps on (Dhariwal et al. 2020, Jukebox, section 3.1; Lancucki et al. 2020).
+
+    Processes that train together keep one codebook, which follows the vectors of all of them: it is that of one process
+    with all their batches.
     """
 
     def __init__(
@@ -250,9 +254,9 @@ class EMAVectorQuantizer(Quantizer):
 
     @torch.no_grad()
     def _init_from(self, flat: Tensor) -> None:
-        centres = broadcast_from_first(kmeans(flat, self.num_tokens))
+        centres, n_vectors = kmeans_of_all(flat, self.num_tokens)
         everywhere = torch.ones(self.num_tokens, dtype=torch.bool, device=flat.device)
-        self.embedding.reseat(everywhere, centres, len(flat) / self.num_tokens)
+        self.embedding.reseat(everywhere, centres, n_vectors / self.num_tokens)
         self.kmeans_initialized.fill_(True)
 
     @torch.no_grad()
@@ -264,7 +268,7 @@ class EMAVectorQuantizer(Quantizer):
         self.embedding.embed_avg_ema_update(sums)
         self.embedding.weight_update(self.num_tokens)
         if self.revive_threshold > 0:
-            vectors = broadcast_from_first(pick_rows(flat, self.num_tokens))
+            vectors = pick_rows_of_all(flat, self.num_tokens)
             dead = self.embedding.cluster_size < self.revive_threshold
             self.embedding.reseat(dead, vectors, self.embedding.cluster_size.mean())
 
