@@ -18,7 +18,7 @@ from torch import Tensor
 from taming.config import config_error, instantiate_from_config
 from taming.data.helper_types import Annotation
 from taming.data.rendering.simple import COLOURS, GROUNDS
-from taming.data.scenes import KEYS, Scenes
+from taming.data.scenes import KEYS, SMALLEST_OBJECT, Scenes
 from taming.data.utils import custom_collate
 from taming.models.cond_transformer import Net2NetTransformer
 from taming.sampling.decode import Decoder, sample_uniforms
@@ -30,6 +30,8 @@ AROUND_CENTRE = 0.05
 """How far from a centre the object's colour may be, a share of the image's side."""
 SEA_SHARE = 0.01
 """A scene with so much sea and ground of sand is a coast."""
+DATA = ("taming.data.scenes.ScenesValidation", "taming.data.captions.CaptionedScenesValidation")
+"""Whose conditions are measured."""
 
 
 def label_maps(images: Tensor, colours: Tensor, labels: Tensor) -> Tensor:
@@ -120,6 +122,19 @@ def kind_of(map_: Tensor, names: Sequence[str]) -> str:
     return next(kind for kind, name in GROUNDS.items() if name == ground)
 
 
+def objects_named(found: Tensor, captions: Sequence[str], objects: Mapping[str, int]) -> float:
+    """How well label maps (n, h, w) show what captions name: 1 if all of it and nothing else, 0.5 by chance.
+
+    The mean of two shares: of named objects that show, and of those not named that do not. `objects`: name -> label.
+    """
+    shown = {True: [], False: []}  # by whether the caption names the object
+    for map_, caption in zip(found, captions, strict=True):
+        for name, label in objects.items():
+            shown[name in caption].append((map_ == label).float().mean().item() >= SMALLEST_OBJECT)
+    named, others = (sum(shown[said]) / max(len(shown[said]), 1) for said in (True, False))
+    return (named + 1 - others) / 2
+
+
 def horizon_correlation(found: Tensor, coord: Tensor, sky: int) -> float:
     """Rank correlation over the images of how much sky they show with how high in the scene they are cut.
 
@@ -168,6 +183,14 @@ MEASURES = {
         "kind of scene by the ground's colour",
         lambda images, wanted, scenes: kinds_met(_found(images, scenes), wanted["human_label"], scenes.label_names),
     ),
+    "caption_bytes": Measure(
+        "objects that the caption names, and no others",
+        lambda images, wanted, scenes: objects_named(
+            _found(images, scenes),
+            wanted["caption"],
+            {name: scenes.label_names.index(name) for name in scenes.world.objects},
+        ),
+    ),
     "coord": Measure(
         "rank correlation of sky and position",
         lambda images, wanted, scenes: horizon_correlation(
@@ -185,8 +208,8 @@ def scenes_of(config: DictConfig) -> Scenes:
     """
     place = "data.params.validation"
     chosen = OmegaConf.select(config, place)
-    if chosen is None or not str(chosen.get("target", "")).startswith("taming.data.scenes."):
-        raise config_error(config, place, "conditions are measured on taming.data.scenes.ScenesValidation only")
+    if chosen is None or chosen.get("target") not in DATA:
+        raise config_error(config, place, f"conditions are measured on {' and '.join(DATA)} only")
     chosen = OmegaConf.merge(chosen, {"params": {}})
     chosen.params["keys"] = list(KEYS)
     scenes = instantiate_from_config(chosen)

@@ -25,6 +25,7 @@ from taming.evaluation_conditions import (
     kind_of,
     label_maps,
     mean_iou,
+    objects_named,
     sample_unconditional,
     scenes_of,
 )
@@ -93,6 +94,7 @@ def images(wanted):
         ("objects_bbox", 0.95, 0.35),
         ("objects_center_points", 0.95, 0.40),
         ("class_label", 0.95, 0.05),
+        ("caption_bytes", 0.85, 0.65),
     ],
 )
 def test_real_images_score_near_one_and_those_of_other_scenes_do_not(key, best, chance, scenes, wanted, images):
@@ -156,6 +158,15 @@ def test_kind_of_scene_by_ground_and_sea():
     assert kind_of(map_, names) == "heath"
 
 
+def test_objects_named_by_hand():
+    map_ = torch.zeros(2, 10, 10, dtype=torch.long)
+    map_[0, :2] = 1
+    objects = {"car": 1, "tree": 2}
+    assert objects_named(map_, ["a heath with a car", "a meadow"], objects) == 1
+    assert objects_named(map_, ["a heath", "a meadow with a car"], objects) == pytest.approx((0 + 2 / 3) / 2)
+    assert objects_named(map_, ["a car and two trees", "a car"], objects) == pytest.approx((1 / 3 + 1) / 2)
+
+
 @pytest.mark.parametrize("key", ["segmentation", "objects_bbox", "class_label"])
 def test_an_untrained_model_is_scored_beside_real_images(key):
     model, config = tiny_model(key)
@@ -197,7 +208,7 @@ def test_other_data_are_refused():
     with pytest.raises(ConfigError, match="world simple only"):
         scenes_of(config)
     config.data.params.validation.target = "taming.data.digits.DigitsValidation"
-    with pytest.raises(ConfigError, match="ScenesValidation only"):
+    with pytest.raises(ConfigError, match="CaptionedScenesValidation only"):
         scenes_of(config)
 
 
