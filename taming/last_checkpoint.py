@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 
-from taming.checkpoint import CheckpointError, load_checkpoint
+from taming.checkpoint import CheckpointError, check_intact, load_checkpoint
 from taming.disk_faults import save_failure
 from taming.models.finite import NonFiniteError
 from taming.sharding import is_sharded
@@ -176,9 +176,9 @@ def keep_previous(path: Path, count: int) -> None:
 
 
 def is_intact(path: Path) -> bool:
-    """Whether a checkpoint can be read, but for the numbers in its tensors, which are not looked at."""
+    """Whether there is a checkpoint that passes `check_intact`."""
     try:
-        load_checkpoint(path, "meta")
+        check_intact(path)
     except (CheckpointError, FileNotFoundError):
         return False
     return True

@@ -32,6 +32,7 @@ PACKAGES = (
     "taming.lr_scheduler",
     "taming.models",
     "taming.modules",
+    "taming.weight_average",
     "torch.nn",
     "torch.optim",
 )

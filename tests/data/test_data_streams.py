@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from taming.data.datamodule import DataModuleFromConfig, WrappedDataset
 from taming.data.streams import Position, Stream, StreamLoader
+from taming.exact_resume import ExactResume
 
 COUNTS = st.integers(1, 5)
 
@@ -164,7 +165,7 @@ def fit(folder, max_steps, checkpoint=None):
     model = Collector()
     trainer = pl.Trainer(
         max_steps=max_steps, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=False, default_root_dir=folder,
+        enable_checkpointing=False, default_root_dir=folder, callbacks=[ExactResume()],
     )  # fmt: skip
     trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     assert not isinstance(data.datasets["train"], WrappedDataset)

@@ -99,7 +99,7 @@ class Losses(pl.Callback):
         if last is not None and trainer.is_global_zero:
             if trainer.global_step == HALF:
                 last.request()
-            elif trainer.global_step == HALF + 1:
+            elif trainer.global_step == HALF + 1 and last.path.exists():
                 self.saved = load_checkpoint(last.path)["global_step"]
 
 
