@@ -24,6 +24,7 @@ def command(capsys):
     """A function that runs main.py with arguments, on the CPU: (exit status, stdout, stderr)."""
     root = logging.getLogger()
     handlers, on_interrupt = root.handlers[:], signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background
 
     def run(*arguments):
         capsys.readouterr()

@@ -34,7 +34,7 @@ def test_a_full_disk_costs_checkpoints_and_images_but_not_the_training(small_dis
     assert sum("last.ckpt could not be written" in line for line in lost) == 3
     assert leftovers() == []
     (logdir,) = run_folders()
-    assert len(names(logdir / "checkpoints")) == 2
+    assert names(logdir / "checkpoints") == ["epoch=000002.ckpt", "last.1.ckpt", "last.ckpt"]
 
 
 @pytest.mark.parametrize("kind", [TensorBoardLogger, CSVLogger])
@@ -70,7 +70,7 @@ def test_no_checkpoint_is_removed_while_none_can_be_written(small_disk, command)
     status, _, _ = command("-b", "tiny.yaml", "-t", "--max_epochs", "3", full_disk(6))
     assert status == 2
     (logdir,) = run_folders()
-    assert names(logdir / "checkpoints") == ["epoch=000000.ckpt", "last.ckpt"]
+    assert names(logdir / "checkpoints") == ["epoch=000000.ckpt", "last.1.ckpt", "last.ckpt"]
 
 
 def test_a_file_that_grows_too_large_leaves_the_one_before(tmp_path):
