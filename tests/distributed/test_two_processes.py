@@ -6,7 +6,7 @@ from two_processes import DISC_START, HALF, MODELS, STEPS, run, run_two, transfo
 
 from taming.checkpoint import load_checkpoint
 
-REPLICATED = ("vqgan", "gumbel", "ema", "transformer", "recomputing")
+REPLICATED = ("vqgan", "gumbel", "ema", "transformer")
 SHARDED = ("fsdp", "resumed")
 
 
@@ -25,7 +25,7 @@ def both(folder):
 def alone():
     """What one process has trained."""
     results = {kind: run(kind) for kind in ("vqgan", "gumbel", "ema", "transformer")}
-    return results | dict.fromkeys(("recomputing", "fsdp"), results["transformer"])
+    return results | {"fsdp": results["transformer"]}
 
 
 def mean_losses(processes):
@@ -44,7 +44,7 @@ def test_the_losses_of_every_step_are_those_of_one_process(both, alone, kind):
 
 def test_the_adversarial_loss_and_its_adaptive_weight_took_part(alone):
     weights = [step["train/d_weight_step"] for step in alone["vqgan"]["losses"]]
-    assert set(weights[:DISC_START]) == {0.0} and 0 < min(weights[DISC_START:]) and max(weights) < 1e4
+    assert set(weights[:DISC_START]) == {0.0} and min(weights[DISC_START:]) > 0 and max(weights) < 1e4
 
 
 @pytest.mark.parametrize("kind", REPLICATED)
