@@ -75,6 +75,7 @@ def test_devices_follow_the_launcher_unless_given(environ):
     [
         (TORCHRUN, Request(devices=2), ["torchrun has started 8", "make 2", "leave --gpus, --devices"]),
         (SLURM, Request(devices=4), ["SLURM has started 8", "make 4", "--nodes=1 --ntasks-per-node=4"]),
+        (SLURM, Request(devices=8), ["SLURM has started 8", "devices 8 x num_nodes 1", "--ntasks-per-node=8"]),
         ({"SLURM_NTASKS": "1"}, Request(devices=2), ["SLURM has started 1", "srun"]),
         ({"SLURM_NTASKS": "8"}, Request(devices=4, nodes=2), ["--ntasks-per-node"]),
         ({"MASTER_PORT": "29500"}, Request(devices=2, nodes=2), ["MASTER_ADDR, NODE_RANK not set", "torchrun"]),

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from tiny_configs import ddconfig, first_stage
 from torch.utils.data import DataLoader
 
-from taming.callbacks import ImageLogger
+from taming.callbacks import GradientNorm, ImageLogger
 from taming.checkpoint import SafeCheckpointIO, load_checkpoint
 from taming.last_checkpoint import LastCheckpoint
 from taming.models.cond_transformer import Net2NetTransformer
@@ -94,8 +94,8 @@ class Losses(pl.Callback):
         self.saved = None
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.endswith("_step")}
-        self.steps.append(metrics)
+        logged = trainer.callback_metrics.items()
+        self.steps.append({key: float(value) for key, value in logged if key.endswith(("_step", "optimizer_0"))})
         last = next((callback for callback in trainer.callbacks if isinstance(callback, LastCheckpoint)), None)
         if last is not None and trainer.is_global_zero:
             if trainer.global_step == HALF:
@@ -127,8 +127,11 @@ def in_double(model):
 
 
 def new_trainer(kind, model, processes, folder, callbacks):
+    is_transformer = isinstance(model, Net2NetTransformer)
     strategy = "auto" if processes == 1 else strategy_for("fsdp" if kind in ("fsdp", "resumed") else "ddp", model)
-    if folder is not None and isinstance(model, Net2NetTransformer):
+    if is_transformer:
+        callbacks = [GradientNorm(), *callbacks]
+    if is_transformer and folder is not None:
         callbacks = [*callbacks, LastCheckpoint(folder), ImageLogger(1000, max_images=1, increase_log_steps=False)]
     quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
     return pl.Trainer(
@@ -139,6 +142,7 @@ def new_trainer(kind, model, processes, folder, callbacks):
         callbacks=callbacks,
         default_root_dir=folder,
         use_distributed_sampler=False,
+        gradient_clip_val=0.3 if is_transformer else None,
         max_steps=HALF if kind == "half" else STEPS,
         enable_checkpointing=any(isinstance(callback, LastCheckpoint) for callback in callbacks),
         **quiet,
