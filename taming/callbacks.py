@@ -221,7 +221,8 @@ class GradientNorm(Callback):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
         index = next(i for i, candidate in enumerate(trainer.optimizers) if candidate is optimizer)
-        pl_module.log(f"grad_norm/optimizer_{index}", torch.nn.utils.get_total_norm(gradients, self.norm_type))
+        norm = torch.nn.utils.get_total_norm(gradients, self.norm_type)
+        pl_module.log(f"grad_norm/optimizer_{index}", norm.full_tensor() if is_sharded(trainer) else norm)
 
 
 class FitProgressBar(TQDMProgressBar):

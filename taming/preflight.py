@@ -62,7 +62,7 @@ def request_of(plan: RunPlan) -> Request:
     """What a planned run asks for."""
     arguments = trainer_arguments(OmegaConf.to_container(plan.config.lightning.trainer, resolve=True))
     accelerator = arguments["accelerator"]
-    loss = OmegaConf.select(plan.config, "model.params.lossconfig.params", default={})
+    loss = OmegaConf.select(plan.config, "model.params.lossconfig.params") or {}
     return Request(
         devices=device_count(arguments),
         nodes=arguments.get("num_nodes") or 1,
@@ -87,7 +87,7 @@ def errors(request: Request, launch: Launch | None, environ: Mapping[str, str]) 
 def _launch_errors(request: Request, launch: Launch) -> Iterator[str]:
     if launch.per_node is None and launch.processes > 1:
         yield "SLURM: --ntasks says nothing about machines; use --ntasks-per-node, the number of devices on each"
-    elif launch.processes != request.processes:
+    elif (launch.per_node or 1, launch.nodes) != (request.devices, request.nodes):
         started = f"{launch.name} has started {launch.processes} process(es)"
         asked = f"devices {request.devices} x num_nodes {request.nodes} make {request.processes}"
         remedy = "leave --gpus, --devices and --num_nodes out, they follow the launcher"
