@@ -69,11 +69,12 @@ class SetupCallback(Callback):
         self._write(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say so when a resumed optimizer keeps a learning rate other than the one just computed."""
+        """Say so when a resumed optimizer keeps a learning rate, or what a schedule multiplies, not just computed."""
         computed = getattr(pl_module, "learning_rate", None)
         if not trainer.ckpt_path or computed is None:
             return
-        for rate in {group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups}:
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        for rate in {group.get("initial_lr", group["lr"]) for group in groups}:
             if rate != computed:
                 logger.info("learning rate %.2e of the checkpoint is kept; a new run would have %.2e", rate, computed)
 

@@ -32,12 +32,14 @@ class PlanLogger(Callback):
 
     Args:
         logdir: the run folder.
-        base_learning_rate, scale_lr: what the learning rate was made from, see LearningRateRule.
+        base_learning_rate, batch_size, scale_lr: what the learning rate was made from, see LearningRateRule; a
+            batch size that was searched is the data module's.
     """
 
-    def __init__(self, logdir: str, base_learning_rate: float, scale_lr: bool = True) -> None:
+    def __init__(self, logdir: str, base_learning_rate: float, batch_size: int, scale_lr: bool = True) -> None:
         self.logdir = Path(logdir)
         self.base_learning_rate = base_learning_rate
+        self.batch_size = batch_size
         self.scale_lr = scale_lr
         self.watched: Sequence[Callback] | None = None
         self.report: TrainingReport | None = None
@@ -69,7 +71,8 @@ class PlanLogger(Callback):
 
     def _read(self, trainer: pl.Trainer, model: pl.LightningModule) -> TrainingReport:
         callbacks, setting = self._callbacks(trainer), _accumulation(trainer, model)
-        batch_size, accumulate = trainer.datamodule.batch_size, accumulation_at(0, setting)
+        batch_size = getattr(trainer.datamodule, "batch_size", self.batch_size)
+        accumulate = accumulation_at(0, setting)
         factors = {"batch_size": batch_size, "devices": trainer.num_devices, "accumulate": accumulate}
         rule = LearningRateRule(self.base_learning_rate, **factors, scaled=self.scale_lr)
         memory = memory_of(
@@ -81,7 +84,7 @@ class PlanLogger(Callback):
         return TrainingReport(
             logdir=self.logdir,
             devices=_devices(trainer),
-            examples={split: _length(data) for split, data in getattr(trainer.datamodule, "datasets", {}).items()},
+            examples=_examples(trainer),
             batch=(batch_size, trainer.world_size, accumulate),
             learning_rate=str(rule)
             if rule.rate == model.learning_rate
@@ -138,6 +141,12 @@ def _devices(trainer: pl.Trainer) -> str:
     nodes = f"{trainer.num_nodes} nodes with " if trainer.num_nodes > 1 else ""
     several = f", {type(trainer.strategy).__name__}" if trainer.world_size > 1 else ""
     return f"{nodes}{trainer.num_devices} x {kind}{several}, precision {trainer.precision}"
+
+
+def _examples(trainer: pl.Trainer) -> dict[str, int | None]:
+    """Split -> how many there are; other data modules than this project's may not tell."""
+    datasets = getattr(trainer.datamodule, "datasets", None)
+    return {split: _length(data) for split, data in datasets.items()} if isinstance(datasets, Mapping) else {}
 
 
 def _length(data: Any) -> int | None:

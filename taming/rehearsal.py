@@ -75,5 +75,6 @@ def prepare_rehearsal(trainer: pl.Trainer) -> None:
             callback.watched = watched
     trainer.callbacks.append(Rehearsal())
     trainer.logger = DummyLogger()
-    trainer.limit_val_batches = min(trainer.limit_val_batches, 1)
+    trainer.limit_val_batches = 1 if trainer.limit_val_batches else 0  # 1.0 would be all of them
+    trainer.num_sanity_val_steps = min(trainer.num_sanity_val_steps, 1)
     trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None

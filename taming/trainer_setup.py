@@ -93,8 +93,12 @@ def default_callbacks(plan: RunPlan) -> Settings:
         "lightning_config": plan.config.lightning,
     }
     images = {"batch_frequency": 750, "max_images": 4, "clamp": True}
-    base_learning_rate = plan.config.model.base_learning_rate
-    report = {"logdir": str(plan.logdir), "base_learning_rate": base_learning_rate, "scale_lr": plan.scale_lr}
+    report = {
+        "logdir": str(plan.logdir),
+        "base_learning_rate": plan.config.model.base_learning_rate,
+        "batch_size": plan.config.data.params.batch_size,
+        "scale_lr": plan.scale_lr,
+    }
     return {
         "setup_callback": {"target": "main.SetupCallback", "params": setup},
         "image_logger": {"target": "main.ImageLogger", "params": images},

@@ -86,7 +86,8 @@ class WeightAverage(Callback):
         if trainer.state.fn != TrainerFn.FITTING:
             return
         if TRAINED not in checkpoint:
-            logger.info("the checkpoint has no average of weights: it begins with the weights")
+            if trainer.ckpt_path:  # none while Lightning searches a learning rate
+                logger.info("%s has no average of weights: it begins with the weights", trainer.ckpt_path)
             return
         weights = self._weights(pl_module)
         self._average = {name: checkpoint["state_dict"][name] for name in weights}
@@ -95,10 +96,11 @@ class WeightAverage(Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # The model is on its device now. An average has the memory format of its weight: updates are faster so.
-        start = {name: self._average.get(name, weight) for name, weight in self._weights(pl_module).items()}
+        weights = self._weights(pl_module)
+        start = {**weights, **self._average}
         self._average = {
-            name: torch.empty_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32), requires_grad=False)
-            for name, weight in self._weights(pl_module).items()
+            name: torch.empty_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+            for name, weight in weights.items()
         }
         _copy(start, self._average)
 

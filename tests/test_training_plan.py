@@ -3,11 +3,13 @@
 import os
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 from tiny_configs import ddconfig
-from tiny_runs import TwoOptimizerModel, at, fit, last_checkpoint, names, run_folders, write_config
+from tiny_runs import Noise, TwoOptimizerModel, at, fit, last_checkpoint, names, run_folders, write_config
 from torch import nn
+from torch.utils.data import DataLoader
 
 from taming.config import ConfigError
 from taming.model_size import Part, in_bytes, in_millions, memory_of, parts_of, state_bytes
@@ -144,6 +146,42 @@ def test_mistakes_are_found_before_the_first_step(config, arguments, words, star
     assert isinstance(caught.value, ConfigError)
     assert all(word in str(caught.value) for word in words), str(caught.value)
     assert run_folders() == []
+
+
+class OtherData(pl.LightningDataModule):
+    """A user's own data module."""
+
+    def __init__(self, batch_size):
+        super().__init__()
+        self.datasets = [Noise()]
+        self.loaded = []
+
+    def train_dataloader(self):
+        return DataLoader(self.datasets[0], batch_size=2)
+
+    def val_dataloader(self):
+        return DataLoader(Recorder(self.loaded), batch_size=2)
+
+
+class Recorder(Noise):
+    """Notes which images are read."""
+
+    def __init__(self, loaded):
+        super().__init__()
+        self.loaded = loaded
+
+    def __getitem__(self, index):
+        self.loaded.append(index)
+        return super().__getitem__(index)
+
+
+def test_data_modules_of_other_kinds_and_one_batch_of_validation(config):
+    content = OmegaConf.load(config)
+    content.data = {"target": f"{__name__}.OtherData", "params": {"batch_size": 2}}
+    OmegaConf.save(content, config)
+    result = dry_run(config)
+    assert report_of(result).batch == (2, 1, 1) and "examples" not in report_of(result).rows()
+    assert result.datamodule.loaded == [0, 1] * 2  # of the sanity check, and after the step
 
 
 def test_a_dry_run_of_a_run_that_goes_on_or_is_at_its_end(config, caplog):

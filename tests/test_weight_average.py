@@ -2,6 +2,7 @@
 
 import pytest
 import pytorch_lightning as pl
+import tiny_runs
 import torch
 from tiny_configs import ddconfig
 from tiny_run_folders import LABEL_MAPS, save_run
@@ -13,6 +14,7 @@ from taming.checkpoint import SafeCheckpointIO, load_checkpoint
 from taming.models.manual_optimization import TwoOptimizers
 from taming.models.vqgan import EMAVQ
 from taming.runs import load_model, resolve_run
+from taming.training import train
 from taming.weight_average import WeightAverage
 
 BATCHES = torch.linspace(-1, 1, 4)
@@ -200,6 +202,20 @@ def test_weights_of_16_bits_have_an_average_of_32(tmp_path):
 
     trainer(tmp_path, average, Look(), precision="bf16-true").fit(module, *loaders())
     assert set(kept) == {torch.float32} and module.line.weight.dtype == torch.bfloat16
+
+
+def test_a_run_by_the_command_its_test_and_its_continuation(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    average = "lightning.callbacks.weight_average.target=taming.weight_average.WeightAverage"
+    tested = [*tiny_runs.model("ModelWithTest"), "data.params.test=${data.params.validation}"]
+    first = tiny_runs.fit(tiny_runs.write_config(tmp_path), "--max_epochs", "1", average, *tested)
+    saved = tiny_runs.last_checkpoint()
+    assert torch.equal(first.model.tested_weight, saved["state_dict"]["net.weight"])
+    assert not torch.equal(saved["state_dict"]["net.weight"], saved["current_model_state"]["net.weight"])
+    again = train(["-r", str(first.logdir)])
+    assert torch.equal(again.model.tested_weight, first.model.tested_weight)
+    train(["-r", str(first.logdir), "-t", "--max_epochs", "2", "--no-test"])
+    assert tiny_runs.last_checkpoint()["averaging_state"]["n_averaged"] == 8
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1, 1.5])
