@@ -299,6 +299,8 @@ def show_example(model: Net2NetTransformer, prepared: Prepared, start: Start) ->
     with next(columns):
         st.text(f"Image: {tuple(encoded.images.shape)}")
         st.image(for_screen(prepared.image), output_format="PNG")
+        if not encoded.images.any():
+            st.caption("Nothing is given, so grey stands in.")
     with next(columns):
         st.text(f"Reconstruction: {(1, 3, *prepared.reconstruction.shape[:2])}")
         st.image(for_screen(prepared.reconstruction), output_format="PNG")
