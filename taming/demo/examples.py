@@ -137,12 +137,12 @@ def _needs_example(model: Net2NetTransformer, given: Given) -> bool:
 
 
 def _missing(model: Net2NetTransformer) -> str:
+    """A layout is no remedy: without data nobody knows its classes."""
     key = model.cond_stage_key
-    remedy = "write one in the sidebar" if is_caption_conditional(model) else "upload one in the sidebar"
-    return (
-        f"there is no example with {key}, which this model needs: {remedy}, or give data with --ignore_base_data and "
-        "data=..."
-    )
+    remedy = "upload one in the sidebar, or " if takes_map(model) else ""
+    remedy = "write one in the sidebar, or " if is_caption_conditional(model) else remedy
+    needed = f"there is no example with {key}, which this model needs"
+    return f"{needed}: {remedy}give data with --ignore_base_data and data=..."
 
 
 def _of_layout(model: Net2NetTransformer, split: Split | None, layout: SceneLayout) -> dict[str, Any]:

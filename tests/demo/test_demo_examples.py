@@ -89,10 +89,17 @@ def test_an_uploaded_map_with_and_without_a_picture():
         assert prepared.encoded.condition.shape == (1, 6, 8)
 
 
-@pytest.mark.parametrize("kind", ["segmentation", "depth", "objects_bbox", "caption_bytes"])
-def test_nothing_to_go_by(kind):
-    remedy = "write one" if kind == "caption_bytes" else "upload one"
-    with pytest.raises(ValueError, match=f"no example with {kind}, which this model needs: {remedy} in the sidebar"):
+@pytest.mark.parametrize(
+    ("kind", "remedy"),
+    [
+        ("segmentation", "upload one in the sidebar, or give data"),
+        ("depth", "upload one in the sidebar, or give data"),
+        ("objects_bbox", "give data"),
+        ("caption_bytes", "write one in the sidebar, or give data"),
+    ],
+)
+def test_nothing_to_go_by(kind, remedy):
+    with pytest.raises(ValueError, match=f"no example with {kind}, which this model needs: {remedy}"):
         with_given(tiny_demo.tiny_model(kind), None, None, Given(picture=PICTURE))
 
 
