@@ -16,8 +16,6 @@ from torch import Tensor
 from taming.config import instantiate_from_config
 from taming.data.conditional_builder.utils import FULL_CROP
 from taming.data.scene_layout import SceneLayout
-from taming.data.seeded import SeededViews
-from taming.data.utils import custom_collate
 from taming.demo.uploads import cut_to
 from taming.images import to_uint8
 from taming.models.autoencoder import VQAutoencoder
@@ -54,18 +52,6 @@ def check_numbered(split: Split) -> None:
         raise ValueError(f"split {split.name}: a stream has no numbered examples; give other data, or upload an image")
     if len(split.dataset) == 0:
         raise ValueError(f"split {split.name}: the data set is empty")
-
-
-def read_example(split: Split, index: int, seed: int) -> Batch:
-    """Example `index` as a batch; what is random about it, such as its crop, depends on the seed.
-
-    It is what scripts/make_samples.py reads. Raises what the data set raises, and ValueError for items that make no
-    batch.
-    """
-    try:
-        return custom_collate([SeededViews(split.dataset, seed)[index, 0]])
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"split {split.name}, example {index}: {error}") from error
 
 
 def is_class_conditional(model: Net2NetTransformer) -> bool:

@@ -8,8 +8,8 @@ from omegaconf import OmegaConf
 from torch.utils.data import IterableDataset
 
 from taming.data.scene_layout import SceneLayout
-from taming.demo.examples import Given, check_numbered, prepare, read_example, split_names, takes_map, with_given
-from taming.sampling.dataset_jobs import Split, build_split
+from taming.demo.examples import Given, check_numbered, prepare, split_names, takes_map, with_given
+from taming.sampling.dataset_jobs import Split, build_split, read_batch
 from taming.sampling.text_jobs import prompt_key
 
 PICTURE = np.linspace(-1, 1, 24 * 32 * 3, dtype=np.float32).reshape(24, 32, 3)
@@ -17,7 +17,7 @@ PICTURE = np.linspace(-1, 1, 24 * 32 * 3, dtype=np.float32).reshape(24, 32, 3)
 
 def example_of(kind, index=0):
     split = build_split(OmegaConf.create(tiny_demo.config_of(kind)))
-    return tiny_demo.tiny_model(kind), split, read_example(split, index, 0)
+    return tiny_demo.tiny_model(kind), split, read_batch(split.dataset, [index], 0)
 
 
 def test_splits_are_sorted_and_none_is_built():
