@@ -16,8 +16,6 @@ from torch import Tensor
 from taming.config import instantiate_from_config
 from taming.data.conditional_builder.utils import FULL_CROP
 from taming.data.scene_layout import SceneLayout
-from taming.data.seeded import SeededViews
-from taming.data.utils import custom_collate
 from taming.demo.uploads import cut_to
 from taming.images import to_uint8
 from taming.models.autoencoder import VQAutoencoder
@@ -54,18 +52,6 @@ def check_numbered(split: Split) -> None:
         raise ValueError(f"split {split.name}: a stream has no numbered examples; give other data, or upload an image")
     if len(split.dataset) == 0:
         raise ValueError(f"split {split.name}: the data set is empty")
-
-
-def read_example(split: Split, index: int, seed: int) -> Batch:
-    """Example `index` as a batch; what is random about it, such as its crop, depends on the seed.
-
-    It is what scripts/make_samples.py reads. Raises what the data set raises, and ValueError for items that make no
-    batch.
-    """
-    try:
-        return custom_collate([SeededViews(split.dataset, seed)[index, 0]])
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"split {split.name}, example {index}: {error}") from error
 
 
 def is_class_conditional(model: Net2NetTransformer) -> bool:
@@ -137,12 +123,12 @@ def _needs_example(model: Net2NetTransformer, given: Given) -> bool:
 
 
 def _missing(model: Net2NetTransformer) -> str:
+    """A layout is no remedy: without data nobody knows its classes."""
     key = model.cond_stage_key
-    remedy = "write one in the sidebar" if is_caption_conditional(model) else "upload one in the sidebar"
-    return (
-        f"there is no example with {key}, which this model needs: {remedy}, or give data with --ignore_base_data and "
-        "data=..."
-    )
+    remedy = "upload one in the sidebar, or " if takes_map(model) else ""
+    remedy = "write one in the sidebar, or " if is_caption_conditional(model) else remedy
+    needed = f"there is no example with {key}, which this model needs"
+    return f"{needed}: {remedy}give data with --ignore_base_data and data=..."
 
 
 def _of_layout(model: Net2NetTransformer, split: Split | None, layout: SceneLayout) -> dict[str, Any]:

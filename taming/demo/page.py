@@ -29,7 +29,6 @@ from taming.demo.examples import (
     is_class_conditional,
     is_layout_conditional,
     prepare,
-    read_example,
     rgb,
     split_names,
     takes_map,
@@ -40,7 +39,7 @@ from taming.demo.running import Controls, run
 from taming.demo.sampling import Rectangle, Start, drawn_seed, first_half, start_of
 from taming.models.cond_transformer import Net2NetTransformer
 from taming.runs import LoadedModel, Run, build_model
-from taming.sampling.dataset_jobs import DatasetOptions, Split, build_split
+from taming.sampling.dataset_jobs import DatasetOptions, Split, build_split, read_batch
 from taming.sampling.samples import at_precision, check_second_stage
 
 MISTAKES = (ValueError, OSError, ImportError, MemoryError, torch.OutOfMemoryError)
@@ -261,7 +260,7 @@ def prepared_example(model: Net2NetTransformer, choices: Choices) -> Prepared:
     if st.session_state.get("prepared", (None,))[0] != key:
         st.session_state.pop("prepared", None)  # frees its memory before the new one takes some
         given = read_given(model, choices)
-        example = read_example(choices.split, choices.index, view) if choices.split else None
+        example = read_batch(choices.split.dataset, [choices.index], view) if choices.split else None
         what = {"split": choices.split, "index": choices.index, "scale_factor": choices.scale_factor, "given": given}
         made = prepare(model, with_given(model, example, choices.split, given), **what)
         st.session_state["prepared"] = key, made
@@ -299,6 +298,8 @@ def show_example(model: Net2NetTransformer, prepared: Prepared, start: Start) ->
     with next(columns):
         st.text(f"Image: {tuple(encoded.images.shape)}")
         st.image(for_screen(prepared.image), output_format="PNG")
+        if not encoded.images.any():
+            st.caption("Nothing is given, so grey stands in.")
     with next(columns):
         st.text(f"Reconstruction: {(1, 3, *prepared.reconstruction.shape[:2])}")
         st.image(for_screen(prepared.reconstruction), output_format="PNG")

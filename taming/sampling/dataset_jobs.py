@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -171,7 +172,7 @@ def _sample(job: DatasetJob, indices: Sequence[int]) -> dict[str, Tensor]:
     options, model = job.options, job.model
     batch = encode_batch(
         model,
-        _read(job, indices),
+        read_batch(job.dataset, indices, job.manifest["seed"]),
         scale_factor=options.scale_factor,
         pictures=options.save_conditioning,
     )
@@ -206,11 +207,17 @@ def _uniforms(job: DatasetJob, indices: Sequence[int], tokens: Tensor) -> Tensor
     return sample_uniforms(job.manifest["seed"], keys, tokens[0].numel()).view(tokens.shape)
 
 
-def _read(job: DatasetJob, indices: Sequence[int]) -> Mapping:
-    """The examples as a batch. Random crops and the like are the same whenever an example is read."""
-    views = SeededViews(job.dataset, job.manifest["seed"])
+def read_batch(dataset: Dataset, indices: Sequence[int], seed: int) -> Mapping[str, Any]:
+    """Examples as a batch. Random crops and the like are the same whenever an example is read with this seed.
+
+    Raises what the data set raises, and ValueError for items that make no batch.
+    """
+    views = SeededViews(dataset, seed)
     examples = [views[index, 0] for index in indices]
     try:
         return custom_collate(examples)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"examples {indices[0]} to {indices[-1]}: {error}; try --batch_size 1") from error
+        which, remedy = f"example {indices[0]}", ""
+        if len(indices) > 1:
+            which, remedy = f"examples {indices[0]} to {indices[-1]}", "; try --batch_size 1"
+        raise ValueError(f"{which}: {error}{remedy}") from error

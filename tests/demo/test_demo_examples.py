@@ -8,8 +8,8 @@ from omegaconf import OmegaConf
 from torch.utils.data import IterableDataset
 
 from taming.data.scene_layout import SceneLayout
-from taming.demo.examples import Given, check_numbered, prepare, read_example, split_names, takes_map, with_given
-from taming.sampling.dataset_jobs import Split, build_split
+from taming.demo.examples import Given, check_numbered, prepare, split_names, takes_map, with_given
+from taming.sampling.dataset_jobs import Split, build_split, read_batch
 from taming.sampling.text_jobs import prompt_key
 
 PICTURE = np.linspace(-1, 1, 24 * 32 * 3, dtype=np.float32).reshape(24, 32, 3)
@@ -17,7 +17,7 @@ PICTURE = np.linspace(-1, 1, 24 * 32 * 3, dtype=np.float32).reshape(24, 32, 3)
 
 def example_of(kind, index=0):
     split = build_split(OmegaConf.create(tiny_demo.config_of(kind)))
-    return tiny_demo.tiny_model(kind), split, read_example(split, index, 0)
+    return tiny_demo.tiny_model(kind), split, read_batch(split.dataset, [index], 0)
 
 
 def test_splits_are_sorted_and_none_is_built():
@@ -89,10 +89,17 @@ def test_an_uploaded_map_with_and_without_a_picture():
         assert prepared.encoded.condition.shape == (1, 6, 8)
 
 
-@pytest.mark.parametrize("kind", ["segmentation", "depth", "objects_bbox", "caption_bytes"])
-def test_nothing_to_go_by(kind):
-    remedy = "write one" if kind == "caption_bytes" else "upload one"
-    with pytest.raises(ValueError, match=f"no example with {kind}, which this model needs: {remedy} in the sidebar"):
+@pytest.mark.parametrize(
+    ("kind", "remedy"),
+    [
+        ("segmentation", "upload one in the sidebar, or give data"),
+        ("depth", "upload one in the sidebar, or give data"),
+        ("objects_bbox", "give data"),
+        ("caption_bytes", "write one in the sidebar, or give data"),
+    ],
+)
+def test_nothing_to_go_by(kind, remedy):
+    with pytest.raises(ValueError, match=f"no example with {kind}, which this model needs: {remedy}"):
         with_given(tiny_demo.tiny_model(kind), None, None, Given(picture=PICTURE))
 
 

@@ -7,16 +7,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taming.demo.examples import Given, prepare, read_example, with_given
+from taming.demo.examples import Given, prepare, with_given
 from taming.demo.sampling import Progress, Rectangle, drawn_seed, first_half, sample, start_of, step_text
-from taming.sampling.dataset_jobs import DatasetOptions, build_split
+from taming.sampling.dataset_jobs import DatasetOptions, build_split, read_batch
 from taming.sampling.window_engines import WindowStep
 
 
 def prepared_of(kind, *, index=1, scale_factor=1.0):
     model = tiny_demo.tiny_model(kind)
     split = split_of(kind)
-    batch = read_example(split, index, 0)
+    batch = read_batch(split.dataset, [index], 0)
     return model, prepare(model, batch, split=split, index=index, scale_factor=scale_factor)
 
 

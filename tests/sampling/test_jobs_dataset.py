@@ -11,8 +11,14 @@ from tiny_configs import ddconfig
 from tiny_transformers import LABELS, close, contents, manifest, same, tiny_model, within
 
 from taming.images import from_uint8, to_uint8
-from taming.sampling import dataset_jobs
-from taming.sampling.dataset_jobs import DatasetOptions, Split, build_split, plan_dataset_job, run_dataset_job
+from taming.sampling.dataset_jobs import (
+    DatasetOptions,
+    Split,
+    build_split,
+    plan_dataset_job,
+    read_batch,
+    run_dataset_job,
+)
 from taming.sampling.decode import sample_uniforms
 from taming.sampling.windowed import sample_windowed
 from taming.shards import Shard
@@ -71,7 +77,7 @@ def test_samples_are_those_of_the_plain_windows(model, tmp_path):
     for index in range(4):
         x = from_uint8(pixels(folder / "originals" / f"{index:06}.png").copy())
         job = plan_dataset_job(model, split(), tmp_path / "other", DatasetOptions(**OPTIONS))
-        batch = dataset_jobs._read(job, [index])
+        batch = read_batch(job.dataset, [index], 3)
         assert (batch["image"].permute(0, 3, 1, 2)[0] - x).abs().max() < 0.01
         quant, z = model.encode_to_z(batch["image"].permute(0, 3, 1, 2))
         _, c = model.encode_to_c(batch["depth"].permute(0, 3, 1, 2))
@@ -120,7 +126,7 @@ def test_the_first_half_is_kept(model, tmp_path):
     """Of 4 x 6 tokens the first 12, which are two rows; greedy, so nothing else could make it equal by chance."""
     folder = sample(model, tmp_path, half_sample=True, greedy=True, num_samples=1)
     job = plan_dataset_job(model, split(), tmp_path / "other", DatasetOptions(**OPTIONS))
-    batch = {key: value for key, value in dataset_jobs._read(job, [0]).items() if key in ("image", "depth")}
+    batch = {key: value for key, value in read_batch(job.dataset, [0], 3).items() if key in ("image", "depth")}
     (quant, z), (_, c) = (
         encode(batch[key].permute(0, 3, 1, 2))
         for key, encode in (("image", model.encode_to_z), ("depth", model.encode_to_c))

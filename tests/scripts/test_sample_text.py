@@ -1,27 +1,17 @@
 """scripts/make_vocabulary.py and scripts/sample_text.py, from captions to images by text."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from script_modules import load_script
 from tiny_configs import first_stage
 from tiny_runs import fit, run_folders
 
 from taming.cli import run_command
 from taming.vocabulary import Vocabulary
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-make_vocabulary, sample_text = script("make_vocabulary"), script("sample_text")
+make_vocabulary, sample_text = load_script("make_vocabulary"), load_script("sample_text")
 PROMPT = "a meadow with two trees"
 
 
