@@ -16,6 +16,8 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed")
 """In messages of torch and of its libraries, in lower case."""
 DEAD_WORKER = r"DataLoader worker \(pid\S* ([\d, ]+)\) (is killed by signal: [^.\n]+|exited unexpectedly[^.\n]*)"
 SHARED_MEMORY = ("shared memory", "Bus error")
+LOADING, RECEIVING = "torch/utils/data/*.py", "multiprocessing/*.py"
+"""Where batches are loaded, and where the main process receives them from another."""
 CAUGHT_IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker process")
 FAULTY_ITEM = re.compile(r"\(index -?\d+\)$")
 """End of what `taming.data.faults` says of an item."""
@@ -46,13 +48,13 @@ def explaining_faults(config: DictConfig, data: LightningDataModule) -> Iterator
 
 def explanation(error: Exception, config: DictConfig, data: LightningDataModule) -> TrainingFault | None:
     """The exception that says what happened and what helps; None for one of another kind."""
-    if isinstance(error, RuntimeError) and (problem := _problem_of_worker(error)):
+    if problem := _problem_of_worker(error):
         return TrainingFault(f"{problem}; {_advice_on_workers(problem, config, data)}")
     if isinstance(error, MemoryError | RuntimeError) and _is_out_of_memory(error):
         found = re.search(r"allocate ([\d.]+ \w+)", str(error))
         amount = f" (no room for {found[1]} more)" if found else ""
         return TrainingFault(f"out of memory{amount}: {' or '.join(_advice_on_memory(config))}")
-    if isinstance(error, OSError | ValueError) and _came_with_data(error):
+    if isinstance(error, OSError | ValueError) and _came_through(error, LOADING):
         message = _message_in_worker(error)
         if FAULTY_ITEM.search(message):
             advice = "mend the file, or leave such items out with on_error: skip in the data set's params"
@@ -61,10 +63,12 @@ def explanation(error: Exception, config: DictConfig, data: LightningDataModule)
     return None
 
 
-def _problem_of_worker(error: RuntimeError) -> str | None:
+def _problem_of_worker(error: Exception) -> str | None:
     """What befell a process that loads data; torch tells more in the cause of its exception, if there is one."""
+    if isinstance(error, EOFError | OSError) and _came_through(error, LOADING) and _came_through(error, RECEIVING):
+        return f"a process that loads data is gone ({one_line(error)})"
     for told in (error.__cause__, error):
-        if found := re.search(DEAD_WORKER, str(told)):
+        if isinstance(told, RuntimeError) and (found := re.search(DEAD_WORKER, str(told))):
             return f"a process that loads data (pid {found[1]}) {found[2]}"
     if CAUGHT_IN_WORKER.match(str(error)) and any(sign in str(error) for sign in SHARED_MEMORY):
         return f"a process that loads data failed: {_message_in_worker(error)}"
@@ -98,10 +102,10 @@ def _advice_on_memory(config: DictConfig) -> Iterator[str]:
     yield "make images or model smaller"
 
 
-def _came_with_data(error: Exception) -> bool:
-    """Whether the exception passed through torch's data loading."""
+def _came_through(error: Exception, files: str) -> bool:
+    """Whether the exception passed through code in `files`, a pattern."""
     places = [PurePath(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return any(place.match("torch/utils/data/*.py") for place in places)
+    return any(place.match(files) for place in places)
 
 
 def _message_in_worker(error: Exception) -> str:
