@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import PurePath
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import LightningDataModule
 
 from taming.config_errors import one_line
@@ -91,12 +91,13 @@ def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
 def _advice_on_memory(config: DictConfig) -> Iterator[str]:
     """Ways to need less that this run does not use yet."""
     batch_size = config.data.params.batch_size
-    transformer = config.model.get("params", {}).get("transformer_config")
     precision = config.lightning.trainer.get("precision", "32-true")
     if batch_size > 1:
         yield f"lower data.params.batch_size (now {batch_size}; --accumulate_grad_batches makes up for it)"
-    if transformer is not None and not transformer.get("params", {}).get("gradient_checkpointing"):
-        yield "set model.params.transformer_config.params.gradient_checkpointing=true"
+    for network in ("ddconfig", "transformer_config.params"):
+        settings = OmegaConf.select(config.model, f"params.{network}")
+        if settings is not None and not settings.get("gradient_checkpointing"):
+            yield f"set model.params.{network}.gradient_checkpointing=true"
     if "16" not in str(precision):
         yield f"train with --precision bf16-mixed (now {precision})"
     yield "make images or model smaller"

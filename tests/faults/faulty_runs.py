@@ -60,7 +60,7 @@ class InterruptedData(Noise):
 class GreedyModel(TinyModel):
     """In its third batch memory runs out: that of a GPU, as torch tells it, or really that of this machine."""
 
-    def __init__(self, device, transformer_config=None):
+    def __init__(self, device, ddconfig=None, transformer_config=None):
         super().__init__()
         self.on = device
 
