@@ -1,8 +1,14 @@
 """Drills: memory runs out, the loss is not finite."""
 
+from pathlib import Path
+
 import pytest
+import torch
 from faulty_runs import leftovers, target
+from omegaconf import OmegaConf
 from tiny_runs import last_checkpoint, run_folders
+
+from taming.training_faults import TrainingFault, explaining_faults
 
 ONE = "data.params.batch_size=1"
 
@@ -36,6 +42,13 @@ def test_out_of_memory_names_what_helps_and_saves(config, command, arguments, wo
     assert ("batch_size" in err) != (ONE in arguments), "a batch of one cannot be smaller"
     assert "Traceback" not in out and "saved" in out
     assert last_checkpoint()["global_step"] == 2 and leftovers() == []
+
+
+def test_a_debugger_finds_the_place_of_the_fault():
+    config = OmegaConf.create({"data": {"params": {"batch_size": 2}}, "model": {}, "lightning": {"trainer": {}}})
+    with pytest.raises(TrainingFault) as caught, explaining_faults(config, None):
+        torch.empty(2**60, dtype=torch.uint8)
+    assert caught.traceback[-1].path == Path(__file__)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_last_good_state(config, command):
