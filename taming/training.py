@@ -90,8 +90,9 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, lis
 def train(argv: Sequence[str] | None = None) -> TrainingResult:
     """Run main.py with these arguments, those of the process if None.
 
-    Raises ConfigError, CheckpointError or FileNotFoundError for what cannot be run, before a run folder exists;
-    SystemExit for options that cannot be parsed, and after Ctrl-C and SIGTERM, which save `last.ckpt` first.
+    Raises ConfigError, CheckpointError, FileNotFoundError or FolderInUseError for what cannot be run, before there is a
+    new run folder; TrainingFault or NonFiniteError for what ends the training, with `last.ckpt` saved; SystemExit for
+    options that cannot be parsed, and after Ctrl-C and SIGTERM, which save `last.ckpt` first.
     """
     options, overrides = parse_arguments(argv)
     seed_everything(options.seed, workers=True)

@@ -1,6 +1,7 @@
 """What breaks in the runs of the drills: models, data and callbacks that really provoke a fault at a chosen place."""
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -59,7 +60,7 @@ class InterruptedData(Noise):
 class GreedyModel(TinyModel):
     """In its third batch memory runs out: that of a GPU, as torch tells it, or really that of this machine."""
 
-    def __init__(self, device, transformer_config=None):
+    def __init__(self, device, ddconfig=None, transformer_config=None):
         super().__init__()
         self.on = device
 
@@ -95,6 +96,15 @@ class DyingWorkers(Noise):
                 os._exit(3)
             os.kill(os.getpid(), getattr(signal, self.by))
         return super().__getitem__(index)
+
+
+class BrokenPipe(Noise):
+    """Waits for what a process that has ended was to send."""
+
+    def __getitem__(self, index):
+        here, there = multiprocessing.Pipe()
+        there.close()
+        here.recv()
 
 
 class LargeNoise(Noise):
