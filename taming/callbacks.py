@@ -4,6 +4,7 @@ Configs name them `main.SetupCallback`, `main.ImageLogger`, `main.LearningRateMo
 """
 
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -231,10 +232,14 @@ class FitProgressBar(TQDMProgressBar):
 
     Args:
         refresh_rate: batches between two updates; 0 for no bar.
+        min_seconds: between two updates in training, but for the last of an epoch: its metrics are copied from the
+            device, which has nothing to do until the next batch comes.
     """
 
-    def __init__(self, refresh_rate: int = 1) -> None:
+    def __init__(self, refresh_rate: int = 1, min_seconds: float = 0.5) -> None:
         super().__init__(refresh_rate=refresh_rate)
+        self.min_seconds = min_seconds
+        self._updated = -math.inf
         self._start_time = 0.0
         self._start_fraction = 0.0
 
@@ -242,6 +247,14 @@ class FitProgressBar(TQDMProgressBar):
         super().on_train_start(trainer, pl_module)
         self._start_time = time.monotonic()
         self._start_fraction = fraction_done(trainer)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.monotonic()
+        if trainer.is_last_batch or now - self._updated >= self.min_seconds:
+            self._updated = now
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """The metrics that the module shows in the bar, and the time left if the end of fit is known."""

@@ -60,8 +60,8 @@ logger = logging.getLogger(__name__)
 
 COMMAND_LINE = "command line"
 
-UNUSABLE_VALUE = (OmegaConfBaseException, ValueError, AttributeError)
-"""What OmegaConf and PyYAML raise for values that are YAML all the same, such as `!!float x` and `${`."""
+UNUSABLE_VALUE = (OmegaConfBaseException, ValueError, TypeError, AttributeError, LookupError)
+"""What OmegaConf and PyYAML raise for values such as `${` and `!!float x`, whose syntax is right."""
 
 DATA_MODULE = "taming.data.datamodule.DataModuleFromConfig"
 SPLITS = ("train", "validation", "test")
@@ -134,6 +134,10 @@ def _read_yaml(path: Path) -> DictConfig:
         raise ConfigError(f"{path}: not a text file in UTF-8") from error
     except UNUSABLE_VALUE as error:
         raise ConfigError(f"{path}: {one_line(error)}") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise ConfigError(f"{path}: expected a mapping of sections such as model and data: {error}") from error
     if not isinstance(config, DictConfig):
         raise ConfigError(f"{path}: expected a mapping of sections such as model and data, not a list")
     return restricted(config, path) if is_downloaded(path) else config
@@ -147,7 +151,7 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
 
 def _read_overrides(overrides: Sequence[str]) -> DictConfig:
     for item in overrides:
-        key, equals, value = item.partition("=")
+        key, equals, value = " ".join(item.split()).partition("=")
         if not equals or item.startswith("-") or not all(key.split(".")):
             raise ConfigError(f"{COMMAND_LINE}: {item!r} is not an override of the form section.key=value")
         try:

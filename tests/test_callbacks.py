@@ -226,7 +226,7 @@ def test_progress_of_the_whole_fit(tmp_path, capsys, arguments, fractions):
             return metrics
 
     seen = []
-    fit(tmp_path, Watch(), enable_progress_bar=True, **arguments)
+    fit(tmp_path, Watch(min_seconds=0), enable_progress_bar=True, **arguments)
     assert sorted({fraction for fraction, *_ in seen}) == pytest.approx(fractions)
     assert seen[-1][2] == "0:00:00"
     assert "fit_ends_in=0:00:00" in capsys.readouterr().out

@@ -1,7 +1,7 @@
 """The first stage in training: VQGAN and its relatives (Esser et al. 2021, section 3.1)."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -48,22 +48,30 @@ class VQModel(TwoOptimizers, VQAutoencoder):
         optimize = self.optimizer_round(batch_idx)
         with optimize(0) as backward:
             x, reconstructions, codebook_loss = self._reconstruct(batch, "train")
-            backward(self._loss(codebook_loss, x, reconstructions, 0, step))
+            self._learn(backward, codebook_loss, x, reconstructions, 0, step)
         if not self.shared_forward:
             with torch.no_grad(), self.quantize.frozen():
                 reconstructions, codebook_loss = self(x)
         with optimize(1) as backward:
-            backward(self._loss(codebook_loss.detach(), x, reconstructions.detach(), 1, step))
+            self._learn(backward, codebook_loss.detach(), x, reconstructions.detach(), 1, step)
         self.step_schedulers(batch_idx)
 
-    def _loss(self, codebook_loss: Tensor, x: Tensor, reconstructions: Tensor, optimizer_idx: int, step: int) -> Tensor:
-        """One optimizer's loss of a training batch, logged. Raises NonFiniteError if it is not finite."""
+    def _learn(
+        self,
+        backward: Callable[[Tensor], None],
+        codebook_loss: Tensor,
+        x: Tensor,
+        reconstructions: Tensor,
+        optimizer_idx: int,
+        step: int,
+    ) -> None:
+        """One optimizer's loss of a training batch, and its gradients. Raises NonFiniteError if it is not finite."""
         loss, log = self.loss(
             codebook_loss, x, reconstructions, optimizer_idx, step, last_layer=self.get_last_layer(), split="train"
         )
         self._stop_if_not_finite(log, x, step)
-        self._log_training(loss.detach(), log, optimizer_idx)
-        return loss
+        backward(loss)
+        self._log_training(loss.detach(), log, optimizer_idx)  # milliseconds, in which a device is not to be idle
 
     def _stop_if_not_finite(self, log: Mapping[str, Tensor], x: Tensor, step: int) -> None:
         check_finite(self, log, step=step, inputs={self.image_key: x})
