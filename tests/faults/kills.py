@@ -2,8 +2,9 @@
 
     python tests/faults/kills.py [--kills 20] [--seed 0] [--folder DIR] [--models VQGAN transformer]
 
-On the CPU, one thread per process; the VQGAN reads with two workers, the transformer accumulates over two batches. Prints a line per kill and a table; the exit status is 1 if anything differs: the
-weights, both optimizers, schedules, the position in the data, or any number that was logged at any step.
+On the CPU, one thread per process; the VQGAN reads with two workers, the transformer accumulates over two batches.
+Prints a line per kill and a table; the exit status is 1 if anything differs: the weights, both optimizers, schedules,
+the position in the data, or any number that was logged at any step.
 """
 
 import argparse
