@@ -9,7 +9,7 @@ import torch
 
 from taming import last_checkpoint
 from taming.checkpoint import CheckpointError, check_intact, save_checkpoint_atomic
-from taming.last_checkpoint import Asked, LastCheckpoint, Terminated, keep_previous, newest_intact
+from taming.last_checkpoint import Asked, LastCheckpoint, Terminated, newest_intact
 from taming.signals import handling_signals
 
 
@@ -22,21 +22,26 @@ def step(path):
     return torch.load(path, weights_only=True)["global_step"]
 
 
-@pytest.mark.parametrize("links", [True, False])
-def test_the_files_before_are_kept_by_age(tmp_path, monkeypatch, links):
-    if not links:
-        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError))
-    path = tmp_path / "last.ckpt"
+def save(last, number):
+    write(last.coming, number)
+    last._take_over(SimpleNamespace(is_global_zero=True))
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_the_files_before_are_kept_by_age(tmp_path, keep):
     for number in range(4):
-        if number:
-            keep_previous(path, 2)
-        assert path.exists() == (links or number == 0) if number else True
-        write(path, number)
-    assert {file.name: step(file) for file in tmp_path.iterdir()} == {
-        "last.ckpt": 3,
-        "last.1.ckpt": 2,
-        "last.2.ckpt": 1,
-    }
+        save(LastCheckpoint(tmp_path, keep=keep), number)
+    expected = dict(zip(["last.ckpt", "last.1.ckpt", "last.2.ckpt"][:keep], [3, 2, 1], strict=False))
+    assert {file.name: step(file) for file in tmp_path.iterdir()} == expected
+
+
+def test_folders_of_sharded_strategies_are_kept_likewise(tmp_path):
+    last = LastCheckpoint(tmp_path)
+    for number in "012":
+        last.coming.mkdir()
+        (last.coming / number).touch()
+        last._take_over(SimpleNamespace(is_global_zero=True))
+    assert sorted(str(file.relative_to(tmp_path)) for file in tmp_path.glob("*/*")) == ["last.1.ckpt/1", "last.ckpt/2"]
 
 
 @pytest.mark.parametrize("cut", [0, 1, 100, 3000, -1])
@@ -60,8 +65,8 @@ def test_files_of_zeros_are_damaged_and_those_of_old_versions_cannot_be_told(tmp
 def test_a_damaged_file_never_takes_the_place_of_the_one_before(tmp_path):
     path, previous = tmp_path / "last.ckpt", write(tmp_path / "last.1.ckpt", 7)
     path.write_bytes(b"PK")
-    LastCheckpoint(tmp_path)._keep_previous(SimpleNamespace(is_global_zero=True))
-    assert step(previous) == 7
+    save(LastCheckpoint(tmp_path), 8)
+    assert (step(path), step(previous)) == (8, 7)
 
 
 def test_the_newest_that_can_be_read_is_found(tmp_path, caplog):
@@ -89,7 +94,7 @@ def test_what_is_asked_of_one_rank_all_do(tmp_path):
     last._training = True
     with pytest.raises(Terminated) as exit_:
         last._save_if(trainer, due=False)
-    assert exit_.value.code == 143 and trainer.saved == (tmp_path / "last.ckpt",)
+    assert exit_.value.code == 143 and trainer.saved == (tmp_path / "last.next.ckpt",)
 
 
 def test_the_first_sigterm_asks_and_the_second_ends():

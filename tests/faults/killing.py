@@ -114,7 +114,7 @@ def left(name: str) -> str:
 def continuing(arguments: list[str], name: str) -> list[str]:
     """How a user would go on: resume, or begin again if nothing was saved before the run was killed."""
     if found := sorted(Path("logs").glob(f"*_{name}")):
-        if (found[-1] / "checkpoints" / "last.ckpt").is_file():
+        if any((found[-1] / "checkpoints").glob("*.ckpt")):
             return ["-t", "-r", str(found[-1])]
         shutil.rmtree(found[-1])
     return [*arguments, "-t", "-n", name]
