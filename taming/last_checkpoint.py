@@ -2,7 +2,9 @@
 
 import logging
 import os
+import shutil
 from enum import IntEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,21 +57,23 @@ class LastCheckpoint(Checkpoint):
         keep: int = 2,
     ) -> None:
         self.path = Path(dirpath) / "last.ckpt"
+        self.coming = Path(dirpath) / "last.next.ckpt"
         self.only_when_interrupted = only_when_interrupted
         self.every_n_steps = every_n_steps
         self.keep = keep
         self._training = False
-        self._asked = Asked.NOTHING
+        self._save_asked = False
+        self._stop_asked = False
         self._due = False
         self._saved_step = 0
 
     def request(self) -> None:
         """Ask for a save before the next batch; safe to call from a signal handler."""
-        self._asked = max(self._asked, Asked.SAVE)
+        self._save_asked = True
 
     def stop(self) -> None:
         """Ask for a save before the next batch and the end of training; safe to call from a signal handler."""
-        self._asked = Asked.STOP
+        self._stop_asked = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._training = not trainer.fast_dev_run
@@ -118,27 +122,31 @@ class LastCheckpoint(Checkpoint):
     def _save_if(self, trainer: pl.Trainer, due: bool) -> None:
         """Save with all ranks if it is due or asked of one of them, and stop if that was asked."""
         asked = self._agree(trainer)
+        self._save_asked = False  # before the save, during which it may be asked again
         if self._training and (due or asked):
-            self._keep_previous(trainer)
-            trainer.save_checkpoint(self.path, weights_only=False)
+            trainer.save_checkpoint(self.coming, weights_only=False)
+            self._take_over(trainer)
             self._saved_step = trainer.global_step
-        self._due, self._asked = False, Asked.NOTHING
-        if asked and save_failure(trainer) is None:
-            logger.info("saved %s at step %d", self.path, trainer.global_step)
+            if asked and save_failure(trainer) is None:
+                logger.info("saved %s at step %d", self.path, trainer.global_step)
+        self._due = False
         if asked == Asked.STOP:
             logger.info("training ends here since SIGTERM asked for it; -r %s continues", self.path.parent.parent)
             raise Terminated
 
     def _agree(self, trainer: pl.Trainer) -> int:
         """What was asked of any rank: a signal need not reach all of them, nor before the same batch."""
+        asked = Asked.STOP if self._stop_asked else Asked.SAVE if self._save_asked else Asked.NOTHING
         if trainer.world_size == 1:
-            return self._asked
-        asked = torch.tensor(int(self._asked), device=trainer.strategy.root_device)
-        return int(trainer.strategy.reduce(asked, reduce_op="max"))
+            return asked
+        tensor = torch.tensor(int(asked), device=trainer.strategy.root_device)
+        return int(trainer.strategy.reduce(tensor, reduce_op="max"))
 
-    def _keep_previous(self, trainer: pl.Trainer) -> None:
-        if trainer.is_global_zero and self.keep > 1 and is_intact(self.path):
-            keep_previous(self.path, self.keep - 1)
+    def _take_over(self, trainer: pl.Trainer) -> None:
+        """Let the new file, if it is there, have the name of the last one, which stays as the one before if intact."""
+        if trainer.is_global_zero and save_failure(trainer) is None:
+            older = [self.path.with_suffix(f".{age}.ckpt") for age in range(1, self.keep)]
+            shift([self.coming, self.path, *older] if is_intact(self.path) else [self.coming, self.path])
 
     def _save_alone(self, trainer: pl.Trainer) -> None:
         """Save on rank 0 without waiting for other ranks, which may not get here: `Trainer.save_checkpoint` would."""
@@ -146,9 +154,9 @@ class LastCheckpoint(Checkpoint):
             logger.warning("%s stays at step %d: no process has the whole model", self.path, self._saved_step)
             return
         if trainer.is_global_zero:
-            self._keep_previous(trainer)
             checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-            trainer.strategy.save_checkpoint(checkpoint, self.path)
+            trainer.strategy.save_checkpoint(checkpoint, self.coming)
+            self._take_over(trainer)
             if save_failure(trainer) is None:
                 logger.info("saved %s at step %d", self.path, trainer.global_step)
 
@@ -159,24 +167,19 @@ def accumulation(trainer: pl.Trainer, pl_module: pl.LightningModule) -> int:
     return trainer.accumulate_grad_batches if pl_module.automatic_optimization or factor is None else factor()
 
 
-def keep_previous(path: Path, count: int) -> None:
-    """Let the file before the next one of this name stay as `<stem>.1<suffix>`, and `count` in all."""
-    names = [path, *(path.with_suffix(f".{age}{path.suffix}") for age in range(1, count + 1))]
-    if names[1].is_file() and path.samefile(names[1]):  # the save that should have replaced `path` failed
-        return
-    for age in range(count, 1, -1):
-        if names[age - 1].is_file():
-            names[age - 1].replace(names[age])
-    link = path.with_name(f".{path.name}.{os.getpid()}.link")
-    try:
-        os.link(path, link)  # so that `path` is never missing
-        link.replace(names[1])
-    except OSError:  # a file system without links
-        path.replace(names[1])
+def shift(paths: list[Path]) -> None:
+    """Give each file or folder the name after its own; the last one goes."""
+    for newer, older in reversed(list(pairwise(paths))):
+        if newer.exists():
+            if older.is_dir():
+                shutil.rmtree(older)
+            newer.replace(older)
 
 
 def is_intact(path: Path) -> bool:
-    """Whether there is a checkpoint that passes `check_intact`."""
+    """Whether there is a checkpoint that passes `check_intact`, or a folder, as sharded strategies write."""
+    if path.is_dir():
+        return True
     try:
         check_intact(path)
     except (CheckpointError, FileNotFoundError):

@@ -89,7 +89,7 @@ def run(job: QuickStart) -> dict:
 
 def train_stage(job: QuickStart, stage: str, *overrides: str) -> TrainingResult:
     """Train one stage through main.py's code, or go on with the run that an earlier start left."""
-    begun = sorted((job.outdir / "logs").glob(f"*_{stage}/checkpoints/last.ckpt"))
+    begun = sorted((job.outdir / "logs").glob(f"*_{stage}/checkpoints/*.ckpt"))
     if begun:
         run_folder = begun[-1].parent.parent
         logger.info("continuing %s", run_folder)

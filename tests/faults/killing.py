@@ -3,6 +3,7 @@
 Each is forked from a process that has imported the library but computed nothing, which saves the time to import it.
 """
 
+import json
 import os
 import random
 import shutil
@@ -25,7 +26,7 @@ from taming.training import train
 
 @dataclass
 class Outcome:
-    """A run that was killed: its folder, and the batches logged in all before each kill."""
+    """A run that was killed: its folder, and a line for each kill."""
 
     folder: Path
     kills: list[str] = field(default_factory=list)
@@ -57,18 +58,27 @@ def finish(pid: int, log: Path) -> None:
         raise RuntimeError(f"a training ended with status {status}, see {log}")
 
 
-def killed(pid: int, journal: Path, step: int, delay: float, log: Path) -> bool:
+def killed(pid: int, journal: Path, step: int, delay: float) -> bool:
     """Kill a process `delay` seconds after its run has logged `step`; False if it ended before."""
-    seen = 0
-    while not seen or not any(line[0] >= step for line in killed_runs.read_journal(journal)[seen - 1 :]):
-        seen = max(1, len(killed_runs.read_journal(journal)))
+    begun = journal.stat().st_size if journal.exists() else 0
+    while not reached(journal, begun, step):
         if os.waitpid(pid, os.WNOHANG) != (0, 0):
             return False
-        time.sleep(0.02)
+        time.sleep(0.05)
     time.sleep(delay)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     return True
+
+
+def reached(journal: Path, begun: int, step: int) -> bool:
+    """Whether the last line of a journal, if beyond its length `begun`, is of a training step as late as `step`."""
+    if not journal.exists() or journal.stat().st_size <= begun:
+        return False
+    with journal.open("rb") as file:
+        file.seek(begun)
+        lines = file.read().decode().split("\n")[:-1]
+    return any(json.loads(line)[0] >= step and '"train/' in line for line in lines[-20:])
 
 
 def run_whole(arguments: list[str], name: str, log: Path) -> Path:
@@ -85,10 +95,9 @@ def run_killed(
     outcome = Outcome(Path())
     for step in sorted(steps):
         delay = draws.uniform(0, longest_delay)
-        if not killed(start(continuing(arguments, name), log), journal, step, delay, log):
+        if not killed(start(continuing(arguments, name), log), journal, step, delay):
             raise RuntimeError(f"the run ended before step {step}, see {log}")
-        reached = killed_runs.read_journal(journal)[-1][0]
-        outcome.kills.append(f"asked for at step {step} + {delay:.2f} s: died after step {reached}, {left(name)}")
+        outcome.kills.append(f"{delay:.2f} s after step {step} was logged; {left(name)}")
         print(f"  kill {len(outcome.kills):2}: {outcome.kills[-1]}", flush=True)
     finish(start(continuing(arguments, name), log), log)
     outcome.folder = folder_of(name)
@@ -105,7 +114,7 @@ def left(name: str) -> str:
 def continuing(arguments: list[str], name: str) -> list[str]:
     """How a user would go on: resume, or begin again if nothing was saved before the run was killed."""
     if found := sorted(Path("logs").glob(f"*_{name}")):
-        if (found[-1] / "checkpoints" / "last.ckpt").is_file():
+        if any((found[-1] / "checkpoints").glob("*.ckpt")):
             return ["-t", "-r", str(found[-1])]
         shutil.rmtree(found[-1])
     return [*arguments, "-t", "-n", name]

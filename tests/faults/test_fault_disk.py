@@ -31,7 +31,7 @@ def test_a_full_disk_costs_checkpoints_and_images_but_not_the_training(small_dis
     lost = [line for line in out.splitlines() if "could not be written" in line]
     assert [NO_ROOM in line for line in lost] == [True] * len(lost)
     assert sum("images could not be written" in line for line in lost) == 1
-    assert sum("last.ckpt could not be written" in line for line in lost) == 3
+    assert sum("last.next.ckpt could not be written" in line for line in lost) == 3
     assert leftovers() == []
     (logdir,) = run_folders()
     assert names(logdir / "checkpoints") == ["epoch=000002.ckpt", "last.1.ckpt", "last.ckpt"]
@@ -58,7 +58,7 @@ def test_a_disk_that_is_full_at_the_end_is_an_error_and_the_run_can_go_on(small_
     status, out, err = command("-b", "tiny.yaml", "-t", "--max_epochs", "1", *OFTEN, full_disk(3))
     (logdir,) = run_folders()
     assert status == 2
-    assert err.startswith(f"error: {logdir}/checkpoints/last.ckpt could not be written: {NO_ROOM}; ")
+    assert err.startswith(f"error: {logdir}/checkpoints/last.next.ckpt could not be written: {NO_ROOM}; ")
     assert err.count("\n") == 1 and "Traceback" not in out
     assert last_checkpoint()["global_step"] == 2 and leftovers() == []
     (small_disk / "filler").unlink()
