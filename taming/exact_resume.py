@@ -30,18 +30,12 @@ class ExactResume(Callback):
 
     def __init__(self) -> None:
         self.seed = torch.initial_seed()
-        self._restored: dict[str, Any] | None = None  # until the first batch
+        self._logged_steps: int | None = None  # until the first batch
         self._validation_batches: dict[int, int] = {}  # until the first validation
         self._sums: Sums = {}  # until each has been logged again
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._trainer = trainer
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let schedules of accumulation know the epoch, which a run that resumes in one does not begin."""
-        for callback in trainer.callbacks:
-            if isinstance(callback, GradientAccumulationScheduler):
-                callback.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epochs = trainer.fit_loop.epoch_progress.current
@@ -52,9 +46,12 @@ class ExactResume(Callback):
     ) -> None:
         loop = trainer.fit_loop.epoch_loop
         done = loop.batch_progress.total.completed
-        if self._restored is not None:  # by now Lightning has added what it believes to be missing
-            loop._batches_that_stepped, self._restored = self._restored["logged_steps"], None
+        if self._logged_steps is not None:  # by now Lightning has added what it believes to be missing
+            loop._batches_that_stepped, self._logged_steps = self._logged_steps, None
             loop.batch_progress.total.ready = done + 1
+            for callback in trainer.callbacks:
+                if isinstance(callback, GradientAccumulationScheduler):  # which waits for an epoch to begin
+                    callback.on_train_epoch_start(trainer, pl_module)
         self._go_on_with_sums(trainer)
         self._seed(trainer, f"{done}")
 
@@ -99,8 +96,7 @@ class ExactResume(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["seed"] != self.seed:
             logger.info("seed %d of the checkpoint is kept; a new run would have %d", state_dict["seed"], self.seed)
-        self.seed = state_dict["seed"]
-        self._restored = state_dict
+        self.seed, self._logged_steps = state_dict["seed"], state_dict["logged_steps"]
         self._validation_batches = state_dict["validation_batches"]
         self._sums = state_dict["sums"]
 

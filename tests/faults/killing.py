@@ -105,10 +105,12 @@ def run_killed(
 
 
 def left(name: str) -> str:
-    last = folder_of(name) / "checkpoints" / "last.ckpt"
-    if not last.is_file():
+    """What the next process will find."""
+    files = sorted((folder_of(name) / "checkpoints").glob("*.ckpt"), key=lambda file: file.stat().st_mtime)
+    named = [file for file in files if file.name == "last.ckpt"] or files[-1:]  # killed between two changes of names
+    if not named:
         return "nothing saved"
-    return f"last.ckpt of step {torch.load(last, map_location='meta', weights_only=True)['global_step']}"
+    return f"{named[0].name} of step {torch.load(named[0], map_location='meta', weights_only=True)['global_step']}"
 
 
 def continuing(arguments: list[str], name: str) -> list[str]:
