@@ -95,7 +95,7 @@ class LastCheckpoint(Checkpoint):
     def _save_together(self, trainer: pl.Trainer) -> None:
         trainer.save_checkpoint(self.path, weights_only=False)
         self._saved_step = trainer.global_step
-        self._requested = False
+        self._due = self._requested = False
 
     def _save_alone(self, trainer: pl.Trainer) -> None:
         """Save on rank 0 without waiting for other ranks, which may not get here: `Trainer.save_checkpoint` would.

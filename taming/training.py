@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from taming.last_checkpoint import LastCheckpoint
 from taming.launchers import end_with_parent
 from taming.models.finite import NonFiniteError
 from taming.preflight import check_environment
-from taming.run_plan import RunPlan, keeping_tidy, make_plan, name_part, new_run_name
+from taming.run_plan import RUN_NAME_VARIABLE, RunPlan, keeping_tidy, make_plan, name_part, new_run_name
 from taming.runs import without_weight_files
 from taming.signals import handling_signals, post_mortem
 from taming.trainer_options import add_trainer_options, nondefault_trainer_args
@@ -83,12 +84,13 @@ def train(argv: Sequence[str] | None = None) -> TrainingResult:
     Raises ConfigError, CheckpointError or FileNotFoundError for what cannot be run, before a run folder exists;
     SystemExit for options that cannot be parsed, and after Ctrl-C, which saves `last.ckpt` first.
     """
+    if {RUN_NAME_VARIABLE, "LOCAL_RANK"} <= os.environ.keys():  # as Lightning starts this program for further devices
+        end_with_parent()
     options, overrides = parse_arguments(argv)
     seed_everything(options.seed, workers=True)
     with post_mortem(options.debug), new_run_name(Path(options.logdir), name_part(options)) as (now, name):
         plan = make_plan(options, overrides, now, name)
         check_environment(plan)
-        end_with_parent()
         with keeping_tidy(plan):
             return run(plan, fit=options.train, test=not options.no_test)
 
