@@ -51,13 +51,12 @@ def global_rank(environ: Mapping[str, str] = os.environ) -> int:
 
 
 def end_with_parent(poll_seconds: float = 1.0) -> None:
-    """End this process when the one that has started it as one of several is gone.
+    """End this process when the one that has started it is gone; for those that Lightning starts for further devices.
 
-    Lightning's first process ends the others when one of them dies; when it dies itself nobody does, and a collective
-    operation on GPUs would wait half an hour for it.
+    Its first process ends the others when one of them dies; when it dies itself nobody does, and a collective operation
+    on GPUs would wait half an hour for it.
     """
-    if "LOCAL_RANK" in os.environ:
-        threading.Thread(target=_end_after, args=(os.getppid(), poll_seconds), daemon=True).start()
+    threading.Thread(target=_end_after, args=(os.getppid(), poll_seconds), daemon=True).start()
 
 
 def _end_after(parent: int, poll_seconds: float) -> None:

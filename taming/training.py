@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -26,7 +27,7 @@ from taming.models.manual_optimization import accumulation_at
 from taming.preflight import check_environment
 from taming.rehearsal import prepare_rehearsal
 from taming.run_lock import sole_training
-from taming.run_plan import RunPlan, keeping_tidy, make_plan, name_part, new_run_name
+from taming.run_plan import RUN_NAME_VARIABLE, RunPlan, keeping_tidy, make_plan, name_part, new_run_name
 from taming.runs import without_weight_files
 from taming.signals import handling_signals, post_mortem
 from taming.trainer_options import add_trainer_options, nondefault_trainer_args
@@ -94,6 +95,8 @@ def train(argv: Sequence[str] | None = None) -> TrainingResult:
     new run folder; TrainingFault or NonFiniteError for what ends the training, with `last.ckpt` saved; SystemExit for
     options that cannot be parsed, and after Ctrl-C and SIGTERM, which save `last.ckpt` first.
     """
+    if {RUN_NAME_VARIABLE, "LOCAL_RANK"} <= os.environ.keys():  # as Lightning starts this program for further devices
+        end_with_parent()
     options, overrides = parse_arguments(argv)
     seed_everything(options.seed, workers=True)
     trains = options.train and not options.dry_run
@@ -101,7 +104,6 @@ def train(argv: Sequence[str] | None = None) -> TrainingResult:
     with post_mortem(options.debug), naming as (now, name):
         plan = make_plan(options, overrides, now, name)
         check_environment(plan)
-        end_with_parent()
         with keeping_tidy(plan), sole_training(plan.logdir) if trains else nullcontext():
             if options.dry_run:
                 return rehearse(plan)

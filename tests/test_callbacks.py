@@ -139,8 +139,8 @@ class FakeWandb(WandbLogger):
 def test_wandb_gets_grids_with_eight_images_per_row(tmp_path):
     logger = FakeWandb()
     callback, module = ImageLogger(1, 4), Painter()
-    trainer = type("Trainer", (), {"global_step": 7, "current_epoch": 0, "callbacks": [], "loggers": [logger]})
-    trainer.is_global_zero = True
+    trainer = type("Trainer", (), {"global_step": 7, "current_epoch": 0, "callbacks": [], "is_global_zero": True})
+    trainer.loggers = [logger]
     trainer.logger = type("Logger", (), {"save_dir": tmp_path})
     callback._log(trainer, module, None, 0, "val")
     assert logger.images == [("val/inputs", (6 + 2, 4 * 6 + 2, 3), 7)]

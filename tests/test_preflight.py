@@ -171,7 +171,7 @@ def test_a_process_ends_with_the_one_that_started_it(tmp_path):
         "subprocess.Popen([sys.executable, 'child.py'])\n"
         "while not pathlib.Path('ready').exists(): time.sleep(0.05)\n"
     )
-    environ = {**os.environ, "LOCAL_RANK": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     parent = [sys.executable, "parent.py"]
     result = subprocess.run(parent, cwd=tmp_path, env=environ, stdout=subprocess.PIPE, timeout=120)
     assert result.returncode == 0  # run() has read to the end of what parent and child share

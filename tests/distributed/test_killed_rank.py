@@ -14,7 +14,7 @@ from tiny_runs import write_config
 from two_processes import free_port
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 240  # seconds on a machine that does much else; a few are enough
+PATIENCE = 300  # seconds on a machine that does much else; a few are enough
 
 
 class KilledAt(Callback):
@@ -31,8 +31,20 @@ class KilledAt(Callback):
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
+CASES = (("lightning", 1), ("lightning", 0), ("torchrun", 1))
+"""Who starts the two processes, and which of them is killed."""
+
+LAUNCHERS = {
+    "lightning": lambda: ([], ["--devices", "2"]),
+    "torchrun": lambda: (
+        ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())],
+        [],
+    ),
+}
+
+
 def start(folder, launcher, rank):
-    """A training run of two processes, of which one will be killed."""
+    """A training run of two processes, of which number `rank` will be killed."""
     write_config(folder)
     config = OmegaConf.load(folder / "tiny.yaml")
     config.lightning.callbacks = {"killed": {"target": f"{__name__}.KilledAt", "params": {"rank": rank}}}
@@ -40,8 +52,23 @@ def start(folder, launcher, rank):
     paths = [ROOT, ROOT / "tests", Path(__file__).parent]
     environ = {key: value for key, value in os.environ.items() if key not in ("MASTER_ADDR", "MASTER_PORT")}
     environ |= {"PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"}
-    arguments = [str(ROOT / "main.py"), "-b", "tiny.yaml", "-t", "--accelerator", "cpu", *launcher[1]]
-    return subprocess.Popen([sys.executable, *launcher[0], *arguments], cwd=folder, env=environ)
+    before, after = LAUNCHERS[launcher]()
+    command = [sys.executable, *before, str(ROOT / "main.py"), "-b", "tiny.yaml", "-t", "--accelerator", "cpu", *after]
+    return subprocess.Popen(command, cwd=folder, env=environ)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """All cases at once, since most of the time is waiting: case -> (process, folder)."""
+    started = {}
+    try:
+        for case in CASES:
+            folder = tmp_path_factory.mktemp("run")
+            started[case] = (start(folder, *case), folder)
+        yield started
+    finally:
+        for run, _ in started.values():
+            run.kill()
 
 
 def is_running(pid):
@@ -59,20 +86,10 @@ def wait_for_end(pid):
     return not is_running(pid)
 
 
-LIGHTNING = ([], ["--devices", "2"])
-
-
-def torchrun():
-    return ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())], []
-
-
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks into /proc")
-@pytest.mark.parametrize(("launcher", "rank"), [("lightning", 1), ("lightning", 0), ("torchrun", 1)])
-def test_the_run_ends_with_an_error(tmp_path, launcher, rank):
-    run = start(tmp_path, LIGHTNING if launcher == "lightning" else torchrun(), rank)
-    try:
-        assert run.wait(PATIENCE) not in (0, None)
-        other = int((tmp_path / f"rank{1 - rank}.pid").read_text())
-        assert wait_for_end(other)
-    finally:
-        run.kill()
+@pytest.mark.parametrize("case", CASES)
+def test_the_run_ends_with_an_error(runs, case):
+    run, folder = runs[case]
+    assert run.wait(PATIENCE) not in (0, None)
+    other = int((folder / f"rank{1 - case[1]}.pid").read_text())
+    assert wait_for_end(other)
