@@ -22,7 +22,7 @@ for folder in (ROOT, ROOT / "tests"):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
-from demo_server import CHROMIUM, PATIENCE, button, chromium, opened, served, set_number  # noqa: E402
+from demo_server import CHROMIUM, button, chromium, opened, served, set_number  # noqa: E402
 from measure import RESULTS, circumstances, resident, write_json  # noqa: E402
 
 from taming.cli import run_command  # noqa: E402
@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             results.append(measure(browser, run, options.samples))
             print(describe(results[-1]), flush=True)
     where = circumstances(torch.device("cpu"), f"none; streamlit {metadata.version('streamlit')}, Chromium")
-    write_json(options.results / "demo.json", {"circumstances": where, "patience_s": PATIENCE, "runs": results})
+    write_json(options.results / "demo.json", {"circumstances": where, "runs": results})
 
 
 if __name__ == "__main__":

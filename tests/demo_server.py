@@ -31,7 +31,11 @@ def served(run: str) -> Iterator[tuple[str, int]]:
         yield f"http://localhost:{port}", server.pid
     finally:
         server.terminate()
-        server.wait(timeout=30)
+        try:
+            server.wait(timeout=30)
+        except subprocess.TimeoutExpired:  # on a busy machine it may wait for its visitors for ever
+            server.kill()
+            server.wait()
 
 
 def _free_port() -> int:
