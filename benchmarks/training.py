@@ -34,7 +34,7 @@ from measure import Timing, add_options, circumstances, compare, format_table, i
 from peer import PACKAGE, VERSION, Peer, installed  # noqa: E402
 from step_meter import StepMeter  # noqa: E402
 
-from taming.callbacks import FitProgressBar, ImageLogger, LearningRateMonitor  # noqa: E402
+from taming.callbacks import FitProgressBar, LearningRateMonitor  # noqa: E402
 from taming.cli import run_command  # noqa: E402
 from taming.data.photos import PhotosTrain  # noqa: E402
 from taming.models.cond_transformer import Net2NetTransformer  # noqa: E402
@@ -222,7 +222,7 @@ class Codes(Dataset):
 
 
 def under_trainer(model: pl.LightningModule, data: Dataset, batch: int, options: argparse.Namespace) -> dict:
-    """Seconds of a step and its parts in a real Trainer, with the callbacks and the logger of a run."""
+    """Seconds of a step and its parts in a real Trainer, with the callbacks and the logger of a run but for images."""
     meter = StepMeter(warm_up=3, steps=options.steps)
     pinned = options.device.type == "cuda"
     loader = DataLoader(data, batch, shuffle=True, drop_last=True, num_workers=options.workers, pin_memory=pinned)
@@ -234,7 +234,7 @@ def under_trainer(model: pl.LightningModule, data: Dataset, batch: int, options:
             max_steps=meter.total,
             max_epochs=-1,
             logger=TensorBoardLogger(folder),
-            callbacks=[ImageLogger(750, 4), LearningRateMonitor("step"), FitProgressBar(), meter],
+            callbacks=[LearningRateMonitor("step"), FitProgressBar(), meter],
             enable_checkpointing=False,
             enable_model_summary=False,
             default_root_dir=folder,
