@@ -104,7 +104,7 @@ def test_any_tokens_are_a_layout(kind, classes, objects, switches, random):
     found, crop = builder.inverse_build(np.array(tokens))
     assert len(found) <= objects and (crop is None) == (not builder.encode_crop)
     for _, place in found:
-        assert np.isfinite(place).all() and min(place) >= 0
+        assert np.isfinite(place).all()
 
 
 FILES = [f"{folder}/{name}.ckpt" for folder in CHECKPOINT_FOLDERS for name in ("last", "epoch=000003", "other")]
