@@ -245,6 +245,7 @@ def under_trainer(model: pl.LightningModule, data: Dataset, batch: int, options:
         "seconds": meter.seconds,
         "data wait": meter.wait,
         "logging": meter.logging,
+        "under the profiler": meter.profiled,
         "operations": dict(sorted(meter.operations.items(), key=lambda item: -item[1])),
     }
 
@@ -267,13 +268,13 @@ def build_for_trainer(sizes: Sizes, chosen: Sequence[str]) -> dict[str, tuple[pl
 
 
 def describe(stage: str, report: Mapping) -> str:
-    """The report of `under_trainer` as lines: shares of the step."""
-    total = report["seconds"]
-    lines = [f"{stage} under the Trainer: {total:.3f} s a step, {report['images per second']:.2f} images/s"]
-    parts = {"data wait": report["data wait"], "logging": report["logging"], **report["operations"]}
-    return "\n".join(
-        [*lines, *(f"  {name:<20}{seconds:>9.4f} s{seconds / total:>7.1%}" for name, seconds in parts.items())]
-    )
+    """The report of `under_trainer` as lines: shares of the step, those of operations of the step under the profiler."""
+    total, profiled = report["seconds"], report["under the profiler"]
+    parts = [(name, report[name], total) for name in ("data wait", "logging")]
+    parts += [(name, seconds, profiled) for name, seconds in report["operations"].items()]
+    lines = [f"  {name:<20}{seconds:>9.4f} s{seconds / whole:>7.1%}" for name, seconds, whole in parts]
+    title = f"{stage} under the Trainer: {total:.3f} s a step, {report['images per second']:.2f} images/s"
+    return "\n".join([title, *lines])
 
 
 def speeds(stage: str, rows: Sequence[Timing], flop: int, batch: int, options: argparse.Namespace) -> dict:
