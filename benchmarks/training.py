@@ -268,7 +268,7 @@ def build_for_trainer(sizes: Sizes, chosen: Sequence[str]) -> dict[str, tuple[pl
 
 
 def describe(stage: str, report: Mapping) -> str:
-    """The report of `under_trainer` as lines: shares of the step, those of operations of the step under the profiler."""
+    """The report of `under_trainer` as lines: shares of a step, and operations' shares of one under the profiler."""
     total, profiled = report["seconds"], report["under the profiler"]
     parts = [(name, report[name], total) for name in ("data wait", "logging")]
     parts += [(name, seconds, profiled) for name, seconds in report["operations"].items()]
