@@ -29,13 +29,14 @@ class StepMeter(pl.Callback):
     """Measures `steps` training steps after `warm_up`: first by the clock, then as many again under the profiler.
 
     seconds is what a step takes; wait and logging are the parts of it in which the loader, and `log` of the module, are
-    waited for. operations are seconds per step by kind: on CUDA of the device, else of the CPU.
+    waited for. profiled is what one takes under the profiler, operations are the parts of that by kind: on CUDA in the
+    device's time, else in the CPU's.
     """
 
     def __init__(self, warm_up: int, steps: int) -> None:
         self.warm_up = warm_up
         self.steps = steps
-        self.seconds = self.wait = self.logging = 0.0
+        self.seconds = self.wait = self.logging = self.profiled = 0.0
         self.operations: dict[str, float] = {}
         self._batch = 0
         self._begin = self._batch_end = self._logged = 0.0
@@ -61,7 +62,9 @@ class StepMeter(pl.Callback):
             self.seconds = (_now(pl_module.device) - self._begin) / self.steps
             self.logging = self._logged / self.steps
             self._start_profiler(pl_module.device)
+            self._begin = _now(pl_module.device)
         elif self._batch == self.total:
+            self.profiled = (_now(pl_module.device) - self._begin) / self.steps
             self._read_profiler(pl_module.device)
         self._batch_end = time.perf_counter()
 
@@ -83,7 +86,6 @@ class StepMeter(pl.Callback):
         self._profiler.start()
 
     def _read_profiler(self, device: torch.device) -> None:
-        _now(device)
         self._profiler.stop()
         for event in self._profiler.key_averages():
             if event.device_type == DeviceType.CPU:  # with the time of the kernels that it has launched

@@ -34,7 +34,7 @@ from measure import Timing, add_options, circumstances, compare, format_table, i
 from peer import PACKAGE, VERSION, Peer, installed  # noqa: E402
 from step_meter import StepMeter  # noqa: E402
 
-from taming.callbacks import FitProgressBar, ImageLogger, LearningRateMonitor  # noqa: E402
+from taming.callbacks import FitProgressBar, LearningRateMonitor  # noqa: E402
 from taming.cli import run_command  # noqa: E402
 from taming.data.photos import PhotosTrain  # noqa: E402
 from taming.models.cond_transformer import Net2NetTransformer  # noqa: E402
@@ -222,7 +222,7 @@ class Codes(Dataset):
 
 
 def under_trainer(model: pl.LightningModule, data: Dataset, batch: int, options: argparse.Namespace) -> dict:
-    """Seconds of a step and its parts in a real Trainer, with the callbacks and the logger of a run."""
+    """Seconds of a step and its parts in a real Trainer, with the callbacks and the logger of a run but for images."""
     meter = StepMeter(warm_up=3, steps=options.steps)
     pinned = options.device.type == "cuda"
     loader = DataLoader(data, batch, shuffle=True, drop_last=True, num_workers=options.workers, pin_memory=pinned)
@@ -234,7 +234,7 @@ def under_trainer(model: pl.LightningModule, data: Dataset, batch: int, options:
             max_steps=meter.total,
             max_epochs=-1,
             logger=TensorBoardLogger(folder),
-            callbacks=[ImageLogger(750, 4), LearningRateMonitor("step"), FitProgressBar(), meter],
+            callbacks=[LearningRateMonitor("step"), FitProgressBar(), meter],
             enable_checkpointing=False,
             enable_model_summary=False,
             default_root_dir=folder,
@@ -245,6 +245,7 @@ def under_trainer(model: pl.LightningModule, data: Dataset, batch: int, options:
         "seconds": meter.seconds,
         "data wait": meter.wait,
         "logging": meter.logging,
+        "under the profiler": meter.profiled,
         "operations": dict(sorted(meter.operations.items(), key=lambda item: -item[1])),
     }
 
@@ -267,13 +268,13 @@ def build_for_trainer(sizes: Sizes, chosen: Sequence[str]) -> dict[str, tuple[pl
 
 
 def describe(stage: str, report: Mapping) -> str:
-    """The report of `under_trainer` as lines: shares of the step."""
-    total = report["seconds"]
-    lines = [f"{stage} under the Trainer: {total:.3f} s a step, {report['images per second']:.2f} images/s"]
-    parts = {"data wait": report["data wait"], "logging": report["logging"], **report["operations"]}
-    return "\n".join(
-        [*lines, *(f"  {name:<20}{seconds:>9.4f} s{seconds / total:>7.1%}" for name, seconds in parts.items())]
-    )
+    """The report of `under_trainer` as lines: shares of a step, and operations' shares of one under the profiler."""
+    total, profiled = report["seconds"], report["under the profiler"]
+    parts = [(name, report[name], total) for name in ("data wait", "logging")]
+    parts += [(name, seconds, profiled) for name, seconds in report["operations"].items()]
+    lines = [f"  {name:<20}{seconds:>9.4f} s{seconds / whole:>7.1%}" for name, seconds, whole in parts]
+    title = f"{stage} under the Trainer: {total:.3f} s a step, {report['images per second']:.2f} images/s"
+    return "\n".join([title, *lines])
 
 
 def speeds(stage: str, rows: Sequence[Timing], flop: int, batch: int, options: argparse.Namespace) -> dict:

@@ -7,6 +7,7 @@ import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import cv2
@@ -104,7 +105,15 @@ def _reading(load: Callable[[], Any], path: str | os.PathLike, dataset: str, hin
     except FileNotFoundError:
         raise FileNotFoundError(f"{dataset}: file not found: {path}{hint and f'; {hint}'}") from None
     # Decoders report damaged files in all these ways.
-    except (OSError, EOFError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        SyntaxError,
+        TokenError,
+        struct.error,
+        Image.DecompressionBombError,
+    ) as error:
         reason = " ".join(str(error).split())
         raise OSError(f"{dataset}: cannot read image {path}: {reason}") from error
 

@@ -111,7 +111,9 @@ def open_shard(folder: str | os.PathLike, metadata: TokenMetadata, shard: int, k
     path = shard_path(folder, shard, kind)
     try:
         codes = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except (FileNotFoundError, PermissionError, MemoryError):
+        raise
+    except Exception as error:  # damaged bytes upset the reader of the header in any way
         raise ValueError(f"{path}: damaged ({one_line(error)})") from error
     expected = (metadata.dtype, metadata.shape_of(shard, kind))
     if (codes.dtype, codes.shape) != expected:
