@@ -151,7 +151,7 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
 
 def _read_overrides(overrides: Sequence[str]) -> DictConfig:
     for item in overrides:
-        key, equals, value = " ".join(item.split()).partition("=")
+        key, equals, value = " ".join(item.splitlines()).partition("=")
         if not equals or item.startswith("-") or not all(key.split(".")):
             raise ConfigError(f"{COMMAND_LINE}: {item!r} is not an override of the form section.key=value")
         try:

@@ -230,3 +230,14 @@ def test_progress_of_the_whole_fit(tmp_path, capsys, arguments, fractions):
     assert sorted({fraction for fraction, *_ in seen}) == pytest.approx(fractions)
     assert seen[-1][2] == "0:00:00"
     assert "fit_ends_in=0:00:00" in capsys.readouterr().out
+
+
+def test_the_progress_bar_asks_for_metrics_no_more_often_than_it_may(tmp_path):
+    class Watch(FitProgressBar):
+        def get_metrics(self, trainer, pl_module):
+            seen.append(fraction_done(trainer))
+            return super().get_metrics(trainer, pl_module)
+
+    seen = []
+    fit(tmp_path, Watch(min_seconds=1000), enable_progress_bar=True, max_epochs=2)
+    assert set(seen) == {1 / 8, 4 / 8, 1}  # the first batch, and the last of each epoch

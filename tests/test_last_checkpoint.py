@@ -13,6 +13,10 @@ from taming.last_checkpoint import Asked, LastCheckpoint, Terminated, newest_int
 from taming.signals import handling_signals
 
 
+FIRST = SimpleNamespace(is_global_zero=True, strategy=SimpleNamespace(checkpoint_io=None))
+"""A Trainer of the first process."""
+
+
 def write(path, step=0):
     save_checkpoint_atomic({"state_dict": {"weight": torch.zeros(1000)}, "global_step": step}, path)
     return path
@@ -24,7 +28,7 @@ def step(path):
 
 def save(last, number):
     write(last.coming, number)
-    last._take_over(SimpleNamespace(is_global_zero=True))
+    last._take_over(FIRST)
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3])
@@ -40,7 +44,7 @@ def test_folders_of_sharded_strategies_are_kept_likewise(tmp_path):
     for number in "012":
         last.coming.mkdir()
         (last.coming / number).touch()
-        last._take_over(SimpleNamespace(is_global_zero=True))
+        last._take_over(FIRST)
     assert sorted(str(file.relative_to(tmp_path)) for file in tmp_path.glob("*/*")) == ["last.1.ckpt/1", "last.ckpt/2"]
 
 
@@ -84,7 +88,9 @@ def test_the_newest_that_can_be_read_is_found(tmp_path, caplog):
 def test_what_is_asked_of_one_rank_all_do(tmp_path):
     class Trainer:
         world_size, global_step, is_global_zero = 2, 5, False
-        strategy = SimpleNamespace(root_device="cpu", reduce=lambda asked, reduce_op: torch.tensor(int(Asked.STOP)))
+        strategy = SimpleNamespace(
+            root_device="cpu", reduce=lambda asked, reduce_op: torch.tensor(int(Asked.STOP)), checkpoint_io=None
+        )
         saved = ()
 
         def save_checkpoint(self, *path, weights_only):

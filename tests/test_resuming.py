@@ -77,7 +77,7 @@ def test_a_checkpoint_that_cannot_be_written_does_not_hide_the_exception(config,
     monkeypatch.setattr("taming.checkpoint.torch.save", full_disk)
     with pytest.raises(RuntimeError, match="broken on purpose"):
         fit(config, at(1, "fail"))
-    assert any("last.ckpt could not be written" in message for message in caplog.messages)
+    assert any("last.next.ckpt could not be written" in message for message in caplog.messages)
 
 
 def test_ctrl_c_saves_and_fails(config):
