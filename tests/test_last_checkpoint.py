@@ -12,7 +12,6 @@ from taming.checkpoint import CheckpointError, check_intact, save_checkpoint_ato
 from taming.last_checkpoint import Asked, LastCheckpoint, Terminated, newest_intact
 from taming.signals import handling_signals
 
-
 FIRST = SimpleNamespace(is_global_zero=True, strategy=SimpleNamespace(checkpoint_io=None))
 """A Trainer of the first process."""
 
