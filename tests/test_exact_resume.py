@@ -110,7 +110,11 @@ def expect_the_same():
             [(4, True), (9, False), (11, True)],
             {"num_workers": 2, "max_epochs": 3, "val_check_interval": 3, "accumulate_grad_batches": 2},
         ),
-        (transformer, [(5, True), (6, False), (13, False)], {"every_n_steps": 1, "accumulate_grad_batches": 2}),
+        (
+            transformer,
+            [(5, True), (6, False), (9, False)],
+            {"every_n_steps": 1, "max_epochs": 2, "accumulate_grad_batches": 2},
+        ),
     ],
     ids=["VQGAN by steps", "VQGAN by epochs with two workers", "transformer with accumulation"],
 )
@@ -163,7 +167,7 @@ def test_sigterm_saves_at_the_end_of_an_accumulation_and_ends_with_its_status(ca
     run(*begin("whole", vqgan(), **how))
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as exit_:
-        run(*begin("killed", vqgan(), **how), at=at(2, "terminate"))
+        run(*begin("killed", vqgan(), **how), at=at(2, "terminate", end=True))
     assert exit_.value.code == 143 and signal.getsignal(signal.SIGTERM) is before
     saved = torch.load(run_folder("killed") / LAST, weights_only=True)
     assert saved["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["completed"] == 4
@@ -174,7 +178,7 @@ def test_sigterm_saves_at_the_end_of_an_accumulation_and_ends_with_its_status(ca
 
 def test_sigterm_in_the_last_batch_ends_a_finished_run_with_its_status():
     with pytest.raises(Terminated):
-        run(*begin("killed", vqgan(), max_steps=2), at=at(1, "terminate"))
+        run(*begin("killed", vqgan(), max_steps=2), at=at(1, "terminate", end=True))
     assert torch.load(run_folder("killed") / LAST, weights_only=True)["global_step"] == 2
 
 
