@@ -131,7 +131,7 @@ def config(model, journal, *, num_workers=0, every_n_steps=None, **trainer):
             "trainer": quiet | trainer,
             "logger": {"target": f"{__name__}.Journal", "params": {"path": str(journal)}},
             "modelcheckpoint": {"params": {"last_every_n_steps": every_n_steps}},
-            "callbacks": {"image_logger": {"params": {"batch_frequency": 5}}},
+            "callbacks": {"image_logger": {"params": {"batch_frequency": 7, "increase_log_steps": False}}},
         },
     }
 

@@ -110,7 +110,11 @@ def expect_the_same():
             [(4, True), (9, False), (11, True)],
             {"num_workers": 2, "max_epochs": 3, "val_check_interval": 3, "accumulate_grad_batches": 2},
         ),
-        (transformer, [(5, True), (6, False), (13, False)], {"every_n_steps": 1, "accumulate_grad_batches": 2}),
+        (
+            transformer,
+            [(5, True), (6, False), (9, False)],
+            {"every_n_steps": 1, "max_epochs": 2, "accumulate_grad_batches": 2},
+        ),
     ],
     ids=["VQGAN by steps", "VQGAN by epochs with two workers", "transformer with accumulation"],
 )
