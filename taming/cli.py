@@ -12,6 +12,7 @@ import torch
 
 from taming.config import COMMAND_LINE, ConfigError, nearest
 from taming.config_errors import one_line
+from taming.launchers import global_rank
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -28,8 +29,7 @@ def run_command(main: Callable[[Sequence[str] | None], int | None], argv: Sequen
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     logging.basicConfig(format="%(message)s")
-    first_process = os.environ.get("LOCAL_RANK", "0") == "0"
-    logging.getLogger("taming").setLevel(logging.INFO if first_process else logging.ERROR)
+    logging.getLogger("taming").setLevel(logging.INFO if global_rank() == 0 else logging.ERROR)
     try:
         return main(argv) or 0
     except KeyboardInterrupt:
