@@ -185,6 +185,7 @@ def run_two(folder, kinds, timeout=600):
         "MASTER_PORT": str(free_port()),
         "OMP_NUM_THREADS": "1",
     }
+    environ.pop("PL_GLOBAL_SEED", None)  # of a test before, by which Lightning would seed each of several processes
     command = [sys.executable, __file__, str(folder), *kinds]
     processes = [subprocess.Popen(command, env={**environ, "LOCAL_RANK": str(rank)}) for rank in range(2)]
     try:
