@@ -34,7 +34,7 @@ PUBLISHED = {
 
 DALLE = "DALL-E (f8, 8192)"
 INPUT = "Input"
-DIGITS = {"PSNR": 2, "SSIM": 3, "LPIPS": 3, "codes in use": 0, "perplexity": 1}
+DIGITS = {"PSNR": 2, "SSIM": 3, "LPIPS": 3, "codes in use, %": 0, "perplexity": 1}
 """Columns of the table -> decimals."""
 
 
@@ -105,7 +105,7 @@ def compare_first_stages(images: Tensor, models: Mapping[str, nn.Module], *, lpi
         outputs, codes = _reconstruct(images, stage, title)
         reconstructions[title] = outputs
         scores[title] = _quality(images, outputs, metric) | {
-            "codes in use": 100 * codebook_usage(codes, stage.quantize.re_embed),
+            "codes in use, %": 100 * codebook_usage(codes, stage.quantize.re_embed),
             "perplexity": perplexity(codes),
         }
     return Comparison(images, reconstructions, scores)

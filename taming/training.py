@@ -186,10 +186,10 @@ def run_fit(plan: RunPlan, model: LightningModule, trainer: Trainer, data: Light
     """Fit, from the plan's checkpoint if it has one; signals may ask for a checkpoint, the debugger or the end."""
     last = next((callback for callback in trainer.callbacks if isinstance(callback, LastCheckpoint)), None)
     # Lightning's own handlers talk to other ranks from within, and resubmit jobs of SLURM that ours ends.
-    trainer._signal_connector.register_signal_handlers = no_handlers
+    trainer._signal_connector.register_signal_handlers = do_nothing
     try:
         with (
-            handling_signals(save=last.request if last else no_handlers, stop=last.stop if last else None),
+            handling_signals(save=last.request if last else do_nothing, stop=last.stop if last else None),
             explaining_misfits(model, plan.checkpoint),
             explaining_faults(plan.config, data),
         ):
@@ -205,7 +205,7 @@ def run_fit(plan: RunPlan, model: LightningModule, trainer: Trainer, data: Light
     check_saved(trainer)
 
 
-def no_handlers() -> None:
+def do_nothing() -> None:
     """Do nothing."""
 
 

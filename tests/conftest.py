@@ -32,6 +32,15 @@ def user_module(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def config(tmp_path, monkeypatch):
+    """The config file of a tiny run in the current, otherwise empty folder."""
+    from tiny_runs import write_config  # Lightning, which few tests need, takes seconds
+
+    monkeypatch.chdir(tmp_path)
+    return write_config(tmp_path)
+
+
+@pytest.fixture
 def gumbel_noise(monkeypatch):
     """A function after which Gumbel noise is drawn from a name, -log(E) of the named exponential noise."""
 

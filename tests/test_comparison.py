@@ -34,7 +34,7 @@ def test_reconstructions_and_scores_are_those_of_each_model():
         codes = torch.cat([stage.tokenize(image) for image in x.split(1)])
         scores = compared.scores[title]
         assert scores["PSNR"] == pytest.approx(psnr(x, compared.reconstructions[title]).mean().item())
-        assert scores["codes in use"] == 100 * codebook_usage(codes, stage.quantize.n_e)
+        assert scores["codes in use, %"] == 100 * codebook_usage(codes, stage.quantize.n_e)
         assert 1 <= scores["perplexity"] <= stage.quantize.n_e and -1 <= scores["SSIM"] <= 1
 
 
@@ -51,11 +51,10 @@ def test_the_picture_has_a_row_per_image_and_the_input_first():
 
 
 def test_the_table():
-    compared = comparison.Comparison(
-        images(), {}, {"VQGAN": {"PSNR": 20.126, "SSIM": 0.5, "LPIPS": 0.25, "codes in use": 12.5, "perplexity": 3.14}}
-    )
+    scores = {"PSNR": 20.126, "SSIM": 0.5, "LPIPS": 0.25, "codes in use, %": 12.5, "perplexity": 3.14}
+    compared = comparison.Comparison(images(), {}, {"VQGAN": scores})
     assert compared.table().splitlines() == [
-        "| model | PSNR | SSIM | LPIPS | codes in use | perplexity |",
+        "| model | PSNR | SSIM | LPIPS | codes in use, % | perplexity |",
         "| --- | --- | --- | --- | --- | --- |",
         "| VQGAN | 20.13 | 0.500 | 0.250 | 12 | 3.1 |",
     ]

@@ -4,18 +4,11 @@ import signal
 from pathlib import Path
 
 import pytest
-from tiny_runs import at, fit, last_checkpoint, model, names, run_folders, write_config
+from tiny_runs import at, fit, last_checkpoint, model, names, run_folders
 
 from taming import signals
 from taming.config import ConfigError
 from taming.training import train
-
-
-@pytest.fixture
-def config(tmp_path, monkeypatch):
-    """A config file in the current, otherwise empty folder."""
-    monkeypatch.chdir(tmp_path)
-    return write_config(tmp_path)
 
 
 def test_a_run_is_resumed_in_place(config, tmp_path):

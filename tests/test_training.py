@@ -10,7 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
-from tiny_runs import At, at, fit, last_checkpoint, model, names, run_folders, write_config
+from tiny_runs import At, at, fit, last_checkpoint, model, names, run_folders
 
 from taming.checkpoint import CheckpointError
 from taming.config import ConfigError, load_config
@@ -18,13 +18,6 @@ from taming.learning_rate import LearningRateRule
 from taming.training import get_parser, train
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def config(tmp_path, monkeypatch):
-    """A config file in the current, otherwise empty folder."""
-    monkeypatch.chdir(tmp_path)
-    return write_config(tmp_path)
 
 
 def test_what_a_run_leaves(config):

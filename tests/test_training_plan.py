@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 from tiny_configs import ddconfig
-from tiny_runs import Noise, TwoOptimizerModel, at, fit, last_checkpoint, names, run_folders, write_config
+from tiny_runs import Noise, TwoOptimizerModel, at, fit, last_checkpoint, names, run_folders
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -35,13 +35,6 @@ class WorseningTwoOptimizerModel(TwoOptimizerModel):
 
     def validation_step(self, batch, batch_idx):
         self.log("val/rec_loss", float(self.current_epoch))
-
-
-@pytest.fixture
-def config(tmp_path, monkeypatch):
-    """A config file in the current, otherwise empty folder."""
-    monkeypatch.chdir(tmp_path)
-    return write_config(tmp_path)
 
 
 @pytest.fixture

@@ -13,13 +13,6 @@ from taming.cli import run_command
 
 
 @pytest.fixture
-def config(tmp_path, monkeypatch):
-    """A config file in the current, otherwise empty folder."""
-    monkeypatch.chdir(tmp_path)
-    return write_config(tmp_path)
-
-
-@pytest.fixture
 def command(capsys):
     """A function that runs main.py with arguments, on the CPU: (exit status, stdout, stderr)."""
     root = logging.getLogger()

@@ -33,7 +33,8 @@ def test_a_picture_and_a_table(files, capsys):
     options = ["--size", "32", "-o", "out.png", "--dalle", "dalle", "--no_lpips", "--device", "cpu"]
     compare_reconstructions.main(["--images", "a.png", "b.png", *models, *options])
     shown = capsys.readouterr().out.splitlines()
-    assert shown[0] == "| model | PSNR | SSIM | codes in use | perplexity |" and shown[2].startswith("| ours (f2) | ")
+    assert shown[0] == "| model | PSNR | SSIM | codes in use, % | perplexity |"
+    assert shown[2].startswith("| ours (f2) | ")
     assert shown[-1] == "2 images side by side in out.png"
     assert Image.open("out.png").size == (96, 64)
 
