@@ -20,7 +20,7 @@ if str(ROOT) not in sys.path:
 from taming.cli import add_device_options, run_command  # noqa: E402
 from taming.fidelity import CACHE, FidelityOptions, evaluate  # noqa: E402
 from taming.modules.losses.lpips import LPIPS  # noqa: E402
-from taming.reconstructions import measure_reconstructions  # noqa: E402
+from taming.reconstructions import measure_reconstructions, paired_names  # noqa: E402
 from taming.reference_images import MODES, prepare  # noqa: E402
 from taming.reports import write_report  # noqa: E402
 from taming.shards import own_device  # noqa: E402
@@ -91,6 +91,7 @@ def make_reference(options: argparse.Namespace) -> None:
 
 def reconstructions(options: argparse.Namespace) -> None:
     device, lpips = own_device(options.device), None
+    paired_names(options.folder)  # a wrong folder is told before a network is downloaded
     if not options.no_lpips:
         try:
             lpips = LPIPS.from_pretrained().to(device)

@@ -155,7 +155,7 @@ def measure_reconstructions(
     codebook_perplexity are those of the codes of all images. Raises ValueError if originals and reconstructions do not
     belong together, FileNotFoundError if there are none.
     """
-    names = _paired_names(folder)
+    names = paired_names(folder)
     sums: dict[str, float] = {}
     for part in _parts(names, batch_size):
         originals, reconstructions = (_read(folder / kind, part) for kind in (ORIGINALS, RECONSTRUCTIONS))
@@ -182,7 +182,7 @@ def measure_reconstructions(
     }
 
 
-def _paired_names(folder: Path) -> list[str]:
+def paired_names(folder: Path) -> list[str]:
     """Names of the files that both folders have, sorted."""
     originals, reconstructions = (
         {path.name for path in (folder / kind).glob("*.png")} for kind in (ORIGINALS, RECONSTRUCTIONS)

@@ -9,7 +9,9 @@ from PIL import Image
 from tiny_configs import ddconfig, first_stage
 from torch.utils.data import Dataset
 
+from scripts import evaluate
 from taming import evaluation
+from taming.cli import run_command
 from taming.config import instantiate_from_config
 from taming.data.datamodule import DataModuleFromConfig
 from taming.models.dvae import DVAE
@@ -174,3 +176,9 @@ def test_folders_that_cannot_be_measured(model, tmp_path):
         measure_reconstructions(folder)
     with pytest.raises(ValueError, match="20x16 as originals and 16x16 as reconstructions"):
         measure_reconstructions(folder, batch_size=1)
+
+
+def test_the_command_tells_a_wrong_folder_before_a_network_is_loaded(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(evaluate.LPIPS, "from_pretrained", lambda: pytest.fail("a network was loaded"))
+    assert run_command(evaluate.main, ["reconstructions", str(tmp_path / "none")]) == 2
+    assert "scripts/make_reconstructions.py makes them" in capsys.readouterr().err
