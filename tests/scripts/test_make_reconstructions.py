@@ -168,6 +168,11 @@ def test_mistakes_in_evaluating(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(LPIPS, "from_pretrained", missing)
     line = error_of(evaluate.main, ["reconstructions", str(tmp_path)], capsys)
+    assert "no originals and reconstructions in this folder" in line
+    for folder in ("originals", "reconstructions"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / folder / "0.png")
+    line = error_of(evaluate.main, ["reconstructions", str(tmp_path)], capsys)
     assert "VGG-16 is not there; or leave LPIPS out by --no_lpips" in line
     line = error_of(evaluate.main, ["fid", "--input1", str(tmp_path / "gone"), "--input2", str(tmp_path)], capsys)
     assert "gone: no such folder of images" in line
