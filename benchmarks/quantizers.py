@@ -25,11 +25,11 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
-from taming import evaluation  # noqa: E402
 from taming.cli import run_command  # noqa: E402
 from taming.console import set_up_console  # noqa: E402
+from taming.evaluation import measures  # noqa: E402
 from taming.files import atomic_path  # noqa: E402
-from taming.training import train  # noqa: E402
+from taming.training.fit import train  # noqa: E402
 
 BASE = ROOT / "configs" / "quickstart" / "photos_published.yaml"
 OVERLAYS = {path.stem: path for path in sorted((ROOT / "configs" / "quantizers").glob("*.yaml"))}
@@ -67,17 +67,17 @@ def measure(name: str, steps: int, seed: int, logdir: str) -> dict:
         overrides.append(f"model.params.n_embed={CODES}")
     result = train([*arguments, "--name", f"{name}_{seed}", *overrides])
     model = result.model.eval()
-    real = evaluation.encode(model, result.datamodule.val_dataloader())
+    real = measures.encode(model, result.datamodule.val_dataloader())
     quantizer = model.quantize
     per_level = quantizer.n_e // quantizer.tokens_per_position
     return {
         "codes": quantizer.n_e,
         "bits_per_position": round(quantizer.tokens_per_position * math.log2(per_level), 2),
-        "usage": evaluation.codebook_usage(real.tokens, quantizer.n_e),
-        "perplexity": evaluation.perplexity(real.tokens),
-        "psnr_db": evaluation.psnr(real.images, real.reconstructions).mean().item(),
-        "ssim": evaluation.ssim(real.images, real.reconstructions).mean().item(),
-        "gmsd": evaluation.gmsd(real.images, real.reconstructions).mean().item(),
+        "usage": measures.codebook_usage(real.tokens, quantizer.n_e),
+        "perplexity": measures.perplexity(real.tokens),
+        "psnr_db": measures.psnr(real.images, real.reconstructions).mean().item(),
+        "ssim": measures.ssim(real.images, real.reconstructions).mean().item(),
+        "gmsd": measures.gmsd(real.images, real.reconstructions).mean().item(),
     }
 
 

@@ -34,11 +34,11 @@ from measure import Timing, add_options, circumstances, compare, format_table, i
 from peer import PACKAGE, VERSION, Peer, installed  # noqa: E402
 from step_meter import StepMeter  # noqa: E402
 
-from taming.callbacks import FitProgressBar, LearningRateMonitor  # noqa: E402
 from taming.cli import run_command  # noqa: E402
 from taming.data.photos import PhotosTrain  # noqa: E402
 from taming.models.cond_transformer import Net2NetTransformer  # noqa: E402
 from taming.models.vqgan import VQModel  # noqa: E402
+from taming.training.callbacks import FitProgressBar, LearningRateMonitor  # noqa: E402
 
 OPTIONS = ("fused", "shared_forward", "channels_last", "bf16", "compile")
 DEFAULTS = {"cpu": OPTIONS[:2], "cuda": OPTIONS}

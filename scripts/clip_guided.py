@@ -22,10 +22,10 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from taming.cli import add_device_options, run_command, select_device, split_dotlist  # noqa: E402
-from taming.clip_cutouts import AUGMENTATIONS  # noqa: E402
-from taming.clip_guided import GRADIENT, OPTIMISERS, PIXELS, GuidedOptions, Step, optimize  # noqa: E402
-from taming.clip_output import Pictures  # noqa: E402
-from taming.clip_perceptor import load_clip  # noqa: E402
+from taming.clip.cutouts import AUGMENTATIONS  # noqa: E402
+from taming.clip.guided import GRADIENT, OPTIMISERS, PIXELS, GuidedOptions, Step, optimize  # noqa: E402
+from taming.clip.output import Pictures  # noqa: E402
+from taming.clip.perceptor import load_clip  # noqa: E402
 from taming.config import load_config  # noqa: E402
 from taming.pretrained import fetch  # noqa: E402
 from taming.published import models_by_name  # noqa: E402

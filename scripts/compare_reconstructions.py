@@ -16,7 +16,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from taming.cli import add_device_options, run_command  # noqa: E402
-from taming.comparison import PUBLISHED, compare_first_stages, load_first_stages, read_squares  # noqa: E402
+from taming.evaluation.comparison import PUBLISHED, compare_first_stages, load_first_stages, read_squares  # noqa: E402
 from taming.images import save_png  # noqa: E402
 
 

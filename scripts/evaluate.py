@@ -18,10 +18,10 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from taming.cli import add_device_options, run_command  # noqa: E402
-from taming.fidelity import CACHE, FidelityOptions, evaluate  # noqa: E402
+from taming.evaluation.fidelity import CACHE, FidelityOptions, evaluate  # noqa: E402
+from taming.evaluation.reconstructions import measure_reconstructions, paired_names  # noqa: E402
+from taming.evaluation.reference_images import MODES, prepare  # noqa: E402
 from taming.modules.losses.lpips import LPIPS  # noqa: E402
-from taming.reconstructions import measure_reconstructions, paired_names  # noqa: E402
-from taming.reference_images import MODES, prepare  # noqa: E402
 from taming.reports import write_report  # noqa: E402
 from taming.shards import own_device  # noqa: E402
 

@@ -17,7 +17,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from taming.cli import add_device_options, run_command  # noqa: E402
-from taming.evaluation_conditions import MEASURES, evaluate_condition, examples, sample_unconditional, scenes_of  # noqa: E402
+from taming.evaluation.conditions import MEASURES, evaluate_condition, examples, sample_unconditional, scenes_of  # noqa: E402
 from taming.files import atomic_path  # noqa: E402
 from taming.images import labelled_grid, save_png  # noqa: E402
 from taming.runs import LoadedModel, build_model, load_run_config, resolve_run  # noqa: E402

@@ -20,14 +20,14 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from taming.cli import add_device_options, run_command, split_dotlist  # noqa: E402
-from taming.models.dvae import DVAE  # noqa: E402
-from taming.reconstructions import (  # noqa: E402
+from taming.evaluation.reconstructions import (  # noqa: E402
     ORIGINALS,
     RECONSTRUCTIONS,
     ReconstructionJob,
     plan_reconstructions,
     run_reconstructions,
 )
+from taming.models.dvae import DVAE  # noqa: E402
 from taming.runs import build_model, resolve_run  # noqa: E402
 from taming.sampling.commands import add_run_options, add_weights_option, load_configs, run_name  # noqa: E402
 from taming.shards import find_shard, own_device  # noqa: E402

@@ -39,13 +39,13 @@ TARGET_KEYS = ("target", "params")
 MAIN_EXPORTS = {
     "main.DataModuleFromConfig": "taming.data.datamodule.DataModuleFromConfig",
     "main.WrappedDataset": "taming.data.datamodule.WrappedDataset",
-    "main.SetupCallback": "taming.callbacks.SetupCallback",
-    "main.ImageLogger": "taming.callbacks.ImageLogger",
-    "main.LearningRateMonitor": "taming.callbacks.LearningRateMonitor",
+    "main.SetupCallback": "taming.training.callbacks.SetupCallback",
+    "main.ImageLogger": "taming.training.callbacks.ImageLogger",
+    "main.LearningRateMonitor": "taming.training.callbacks.LearningRateMonitor",
     "main.instantiate_from_config": "taming.config.instantiate_from_config",
     "main.get_obj_from_str": "taming.config.get_obj_from_str",
-    "main.get_parser": "taming.training.get_parser",
-    "main.nondefault_trainer_args": "taming.training.nondefault_trainer_args",
+    "main.get_parser": "taming.training.fit.get_parser",
+    "main.nondefault_trainer_args": "taming.training.fit.nondefault_trainer_args",
 }
 """What configs name by the command's module -> its home; `main` itself is never imported, so any folder will do."""
 

@@ -18,14 +18,15 @@ from pytorch_lightning import LightningDataModule, seed_everything
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from taming import evaluation, figures
+from taming import figures
 from taming.cli import select_device
+from taming.evaluation import measures
 from taming.files import atomic_path
 from taming.images import from_uint8, labelled_grid, save_png
 from taming.models.cond_transformer import Net2NetTransformer
 from taming.runs import LoadedModel, load_model, resolve_run
 from taming.sampling.jobs import sample_to_folder
-from taming.training import TrainingResult, train
+from taming.training.fit import TrainingResult, train
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def run(job: QuickStart) -> dict:
     data = transformer.datamodule
     loaded = load_model(resolve_run(transformer.logdir), device=device)
     model = loaded.model
-    real = evaluation.encode(model.first_stage_model, data.val_dataloader())
+    real = measures.encode(model.first_stage_model, data.val_dataloader())
     samples = sample_classes(job, loaded)
     metrics = measure(model, data, real, samples)
     if baseline is not None:
@@ -154,34 +155,34 @@ def read_images(folder: Path) -> Tensor:
 
 
 def measure(
-    model: Net2NetTransformer, data: LightningDataModule, real: evaluation.Encoded, samples: Mapping[int | None, Tensor]
+    model: Net2NetTransformer, data: LightningDataModule, real: measures.Encoded, samples: Mapping[int | None, Tensor]
 ) -> dict:
     """What was learned, in numbers; see README for their meaning."""
     first_stage = model.first_stage_model
     metrics = {
-        "psnr_db": evaluation.psnr(real.images, real.reconstructions).mean().item(),
-        "codebook_usage": evaluation.codebook_usage(real.tokens, first_stage.quantize.n_e),
-        "codebook_perplexity": evaluation.perplexity(real.tokens),
-        "unigram_entropy": evaluation.entropy(real.tokens),
-        "nll": evaluation.token_nll(model, data.val_dataloader()),
+        "psnr_db": measures.psnr(real.images, real.reconstructions).mean().item(),
+        "codebook_usage": measures.codebook_usage(real.tokens, first_stage.quantize.n_e),
+        "codebook_perplexity": measures.perplexity(real.tokens),
+        "unigram_entropy": measures.entropy(real.tokens),
+        "nll": measures.token_nll(model, data.val_dataloader()),
     }
     metrics["nll_over_unigram_entropy"] = metrics["nll"] / metrics["unigram_entropy"]
     if not model.be_unconditional:
-        metrics["class_unigram_entropy"] = evaluation.class_entropy(real.tokens, real.labels)
-        classifier = evaluation.train_classifier(data.datasets["train"], len(samples), device=model.device)
+        metrics["class_unigram_entropy"] = measures.class_entropy(real.tokens, real.labels)
+        classifier = measures.train_classifier(data.datasets["train"], len(samples), device=model.device)
         labels = torch.tensor([label for label, images in samples.items() for _ in images])
-        metrics["classifier_on_real"] = evaluation.accuracy(classifier, real.images, real.labels)
-        metrics["classifier_on_samples"] = evaluation.accuracy(classifier, torch.cat(list(samples.values())), labels)
+        metrics["classifier_on_real"] = measures.accuracy(classifier, real.images, real.labels)
+        metrics["classifier_on_samples"] = measures.accuracy(classifier, torch.cat(list(samples.values())), labels)
     return metrics
 
 
 def measure_baseline(baseline: TrainingResult, data: LightningDataModule, device: torch.device) -> dict:
     """The published recipe on the same data and steps: codebook trained by its loss, no k-means, no revival."""
     model = load_model(resolve_run(baseline.logdir), device=device).model
-    real = evaluation.encode(model, data.val_dataloader())
+    real = measures.encode(model, data.val_dataloader())
     return {
-        "published_recipe_psnr_db": evaluation.psnr(real.images, real.reconstructions).mean().item(),
-        "published_recipe_codebook_usage": evaluation.codebook_usage(real.tokens, model.quantize.n_e),
+        "published_recipe_psnr_db": measures.psnr(real.images, real.reconstructions).mean().item(),
+        "published_recipe_codebook_usage": measures.codebook_usage(real.tokens, model.quantize.n_e),
     }
 
 
@@ -189,7 +190,7 @@ def draw(
     job: QuickStart,
     model: Net2NetTransformer,
     data: LightningDataModule,
-    real: evaluation.Encoded,
+    real: measures.Encoded,
     samples: Mapping[int | None, Tensor],
 ) -> None:
     """The four pictures of a quick start."""
@@ -201,7 +202,7 @@ def draw(
     draw_losses(job)
 
 
-def draw_reconstructions(job: QuickStart, real: evaluation.Encoded) -> None:
+def draw_reconstructions(job: QuickStart, real: measures.Encoded) -> None:
     rows = {}
     for number, chosen in enumerate(evenly_spaced(len(real.images), 2 * SHOWN).split(SHOWN), start=1):
         rows[f"held-out ({number})"] = real.images[chosen]
@@ -212,7 +213,7 @@ def draw_reconstructions(job: QuickStart, real: evaluation.Encoded) -> None:
 def draw_completions(job: QuickStart, model: Net2NetTransformer, dataset: Dataset) -> None:
     chosen = evenly_spaced(len(dataset), SHOWN)
     batch = default_collate([dataset[int(index)] for index in chosen])
-    given, completions = evaluation.complete_halves(model, batch, count=COMPLETIONS, seed=job.seed)
+    given, completions = measures.complete_halves(model, batch, count=COMPLETIONS, seed=job.seed)
     images = torch.cat((batch["image"].permute(0, 3, 1, 2)[None], given[None], completions))  # (2 + count, b, 3, h, w)
     labels = [f"{name} (no. {index})" for name, index in zip(batch["human_label"], chosen.tolist(), strict=True)]
     rows = dict(zip(labels, images.transpose(0, 1), strict=True))

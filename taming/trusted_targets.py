@@ -27,7 +27,7 @@ be harmless. Delete it if you have read these configs and want them to name othe
 
 PACKAGES = (
     "pytorch_lightning.callbacks",
-    "taming.callbacks",
+    "taming.training.callbacks",
     "taming.data",
     "taming.lr_scheduler",
     "taming.models",

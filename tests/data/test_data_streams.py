@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from taming.data.datamodule import DataModuleFromConfig, WrappedDataset
 from taming.data.streams import Position, Stream, StreamLoader
-from taming.exact_resume import ExactResume
+from taming.training.exact_resume import ExactResume
 
 COUNTS = st.integers(1, 5)
 

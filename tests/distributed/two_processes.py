@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from tiny_configs import ddconfig, first_stage
 from torch.utils.data import DataLoader
 
-from taming.callbacks import GradientNorm, ImageLogger
 from taming.checkpoint import SafeCheckpointIO, load_checkpoint
-from taming.last_checkpoint import LastCheckpoint
 from taming.models.cond_transformer import Net2NetTransformer
 from taming.models.vqgan import EMAVQ, GumbelVQ, VQModel
-from taming.sharding import strategy_for
+from taming.training.callbacks import GradientNorm, ImageLogger
+from taming.training.last_checkpoint import LastCheckpoint
+from taming.training.sharding import strategy_for
 
 STEPS, HALF, IMAGES, DISC_START = 20, 10, 4, 6
 HERE = Path(__file__).parent

@@ -12,7 +12,7 @@ from tiny_runs import last_checkpoint, names, run_folders
 
 from taming.checkpoint import save_checkpoint_atomic
 from taming.console import set_up_console
-from taming.disk_faults import make_patient
+from taming.training.disk_faults import make_patient
 
 OFTEN = ["--val_check_interval", "2"]
 IMAGES = "lightning.callbacks.image_logger.params.batch_frequency=1"

@@ -12,8 +12,8 @@ from faulty_runs import leftovers
 from pytorch_lightning.utilities import rank_zero_only
 from tiny_runs import last_checkpoint, run_folders
 
-from taming import run_lock
-from taming.run_lock import LOCK_NAME, FolderInUseError, sole_training
+from taming.training import run_lock
+from taming.training.run_lock import LOCK_NAME, FolderInUseError, sole_training
 
 HOLDING = """
 import fcntl, sys, time

@@ -8,7 +8,7 @@ from faulty_runs import leftovers, target
 from omegaconf import OmegaConf
 from tiny_runs import last_checkpoint, run_folders
 
-from taming.training_faults import TrainingFault, explaining_faults
+from taming.training.faults import TrainingFault, explaining_faults
 
 ONE = "data.params.batch_size=1"
 

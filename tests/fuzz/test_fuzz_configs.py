@@ -9,9 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from taming.config import ConfigError, ConfigSource, load_config, merge_sources, source_of
 from taming.data.imagenet_labels import str_to_indices
-from taming.legacy_trainer import parse_devices
 from taming.sampling.classes import parse_classes
 from taming.sampling.options import parse_top_k
+from taming.training.legacy_trainer import parse_devices
 
 bounded = settings(derandomize=True, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tiny_configs import ddconfig
 from torch.utils.data import DataLoader
 
-from taming import evaluation
+from taming.evaluation import measures
 from taming.models.vqgan import EMAVQ
 from taming.modules.vqvae.codebook import perplexity_of_counts, usage_of_counts
 
@@ -70,8 +70,8 @@ def test_an_epochs_codes_are_counted_once_each(tmp_path, shared_forward):
     for split, seen, batches in (("train", codes.train, 3), ("val", codes.val[sanity:], 2)):
         tokens = torch.cat(seen)
         assert len(tokens) == batches * 2 * 64
-        assert metrics[f"{split}/codebook_usage"].item() == pytest.approx(evaluation.codebook_usage(tokens, 16))
-        assert metrics[f"{split}/codebook_perplexity"].item() == pytest.approx(evaluation.perplexity(tokens), rel=1e-5)
+        assert metrics[f"{split}/codebook_usage"].item() == pytest.approx(measures.codebook_usage(tokens, 16))
+        assert metrics[f"{split}/codebook_perplexity"].item() == pytest.approx(measures.perplexity(tokens), rel=1e-5)
 
 
 def test_a_collapsed_codebook_is_warned_about_once_with_the_remedy(tmp_path, caplog):

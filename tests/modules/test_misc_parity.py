@@ -9,12 +9,12 @@ from parity import agree, cases, inputs, names
 
 from taming.data.helper_types import Annotation
 from taming.data.utils import custom_collate, quadratic_crop
-from taming.learning_rate import LearningRateRule
 from taming.lr_scheduler import LambdaWarmUpCosineScheduler
 from taming.models.dummy_cond_stage import DummyCondStage
 from taming.modules.misc.coord import CoordStage
 from taming.modules.util import Labelator, SOSProvider
 from taming.nested import KeyNotFoundError, retrieve
+from taming.training.learning_rate import LearningRateRule
 
 CASES = cases("misc")
 

@@ -231,6 +231,21 @@ def latents_far_from_the_origin(seed):
     return 5.0 + torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
 
 
+def test_the_codebook_is_initialized_once_and_again_after_loading_an_earlier_state():
+    module = EMAVectorQuantizer(8, 3, beta=0.25, kmeans_init=True)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    module(latents_far_from_the_origin(0))
+    assert module.kmeans_initialized
+    initialized = module.kmeans_initialized
+    module.kmeans_initialized = torch.empty((), dtype=torch.bool, device="meta")  # cannot be read: no step waits for it
+    module(latents_far_from_the_origin(1))
+    module.kmeans_initialized = initialized
+    module.load_state_dict(before)
+    assert not module.kmeans_initialized
+    module(latents_far_from_the_origin(2))
+    assert module.kmeans_initialized and usage(module, latents_far_from_the_origin(2)) > 0.9
+
+
 def usage(module, z):
     return len(module.eval()(z)[2][2].unique()) / module.n_e
 

@@ -8,8 +8,9 @@ import pytest
 import pytorch_lightning as pl
 from PIL import Image
 
-from taming import evaluation, quickstart
+from taming import quickstart
 from taming.cli import run_command
+from taming.evaluation import measures
 from taming.quickstart import QuickStart
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "quickstart"
@@ -20,8 +21,8 @@ PICTURES = ("reconstructions.png", "samples.png", "completions.png", "losses.png
 def small(monkeypatch):
     monkeypatch.setattr(quickstart, "SAMPLES_PER_CLASS", 3)
     monkeypatch.setattr(quickstart, "SHOWN", 2)
-    train_classifier = evaluation.train_classifier
-    monkeypatch.setattr(evaluation, "train_classifier", lambda *args, **kw: train_classifier(*args, **kw, steps=2))
+    train_classifier = measures.train_classifier
+    monkeypatch.setattr(measures, "train_classifier", lambda *args, **kw: train_classifier(*args, **kw, steps=2))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from taming.config import instantiate_from_config
 from taming.data._io import read_npy
 from taming.data.image_cache import ImageCache
 from taming.data.token_files import TokenCache, TokenMetadata, shard_path, write_metadata
-from taming.fidelity import FidelityOptions
+from taming.evaluation.fidelity import FidelityOptions
 from taming.models.dvae import read_network
 from taming.modules.vqvae.quantize import VectorQuantizer2
 from taming.runs import load_model, resolve_run

@@ -14,9 +14,9 @@ from taming.cli import run_command
 from taming.config import COMMAND_LINE, ConfigError, instantiate_from_config, load_config, source_of
 from taming.instantiation import MAIN_EXPORTS, REFUSED
 from taming.published import MODELS
-from taming.run_plan import make_plan
 from taming.runs import load_model, resolve_run
-from taming.training import get_parser
+from taming.training.fit import get_parser
+from taming.training.run_plan import make_plan
 from taming.trusted_targets import MARK, is_downloaded, mark_as_downloaded, restricted
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +73,7 @@ REFUSED_TARGETS = [
     "taming.data.utils.Path",
     "taming.data.segmenters.load_deeplab_v2",
     "taming.data.webdataset.WebImages",
-    "taming.training.train",
+    "taming.training.fit.train",
     "taming.cli.run_command",
     "taming.config.instantiate_from_config",
     "main.instantiate_from_config",

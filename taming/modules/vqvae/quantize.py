@@ -224,6 +224,7 @@ class EMAVectorQuantizer(Quantizer):
         self.kmeans_init = kmeans_init
         if kmeans_init:
             self.register_buffer("kmeans_initialized", torch.tensor(False))
+        self._awaits_kmeans: bool | None = None  # not known: read off the buffer, once
         self._init_remap(n_embed, remap, unknown_index)
 
     def forward(self, z: Tensor):
@@ -232,7 +233,7 @@ class EMAVectorQuantizer(Quantizer):
             latents = at_least_float32(z)
             flat = flatten(latents.detach())
             updating = self.training and self.embedding.update
-            if updating and self.kmeans_init and not self.kmeans_initialized:
+            if updating and self._needs_kmeans():
                 self._init_from(flat)
             indices = nearest_code(flat, self.embedding.weight)
             z_q = unflatten(self.embedding(indices), latents)
@@ -252,12 +253,22 @@ class EMAVectorQuantizer(Quantizer):
         finally:
             self.embedding.update = before
 
+    def _needs_kmeans(self) -> bool:
+        if self._awaits_kmeans is None:
+            self._awaits_kmeans = self.kmeans_init and not self.kmeans_initialized  # waits for the device
+        return self._awaits_kmeans
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._awaits_kmeans = None
+
     @torch.no_grad()
     def _init_from(self, flat: Tensor) -> None:
         centres, n_vectors = kmeans_of_all(flat, self.num_tokens)
         everywhere = torch.ones(self.num_tokens, dtype=torch.bool, device=flat.device)
         self.embedding.reseat(everywhere, centres, n_vectors / self.num_tokens)
         self.kmeans_initialized.fill_(True)
+        self._awaits_kmeans = False
 
     @torch.no_grad()
     def _follow(self, flat: Tensor, encodings: Tensor) -> None:
