@@ -25,8 +25,8 @@ class FirstStage:
         return self.decode(self.quantize.embed_code(code_b))
 
     def get_input(self, batch: Mapping, k: str) -> Tensor:
-        """batch[k], (b, h, w, c) or (b, h, w), as float32 (b, c, h, w)."""
-        return image_from_batch(batch[k]).float()
+        """batch[k], (b, h, w, c) or (b, h, w), as (b, c, h, w) of the weights' type."""
+        return image_from_batch(batch[k]).to(dtype_of(self))
 
     @torch.no_grad()
     def tokenize(self, images: Tensor) -> Tensor:

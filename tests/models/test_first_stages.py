@@ -160,7 +160,7 @@ def loader(count=3):
     return DataLoader([{"image": batch} for batch in images], batch_size=None)
 
 
-def fit(model, tmp_path, epochs, ckpt_path=None, callbacks=()):
+def fit(model, tmp_path, epochs, ckpt_path=None, callbacks=(), precision="32-true"):
     pl.seed_everything(1)
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -172,6 +172,7 @@ def fit(model, tmp_path, epochs, ckpt_path=None, callbacks=()):
         default_root_dir=tmp_path,
         max_epochs=epochs,
         callbacks=list(callbacks),
+        precision=precision,
     )
     trainer.fit(model, loader(), loader(2), ckpt_path=ckpt_path)
     return trainer
@@ -235,6 +236,15 @@ def test_images_that_a_model_cannot_read():
         model.encode(torch.rand(1, 1, 16, 16))
     with pytest.raises(ValueError, match="NaN or infinite"):
         model.encode(torch.full((1, 3, 16, 16), float("nan")))
+
+
+def test_other_precisions_of_all_weights(tmp_path):
+    model = VQModel(ddconfig(), GAN, **SIZE)
+    model.learning_rate = 1e-3
+    assert fit(model, tmp_path, epochs=1, precision="64-true").global_step == 3
+    assert model.get_input({"image": torch.rand(2, 16, 16, 3)}, "image").dtype == torch.float64
+    with pytest.raises(ValueError, match="the codebook was rounded to torch.bfloat16"):
+        fit(model, tmp_path, epochs=1, precision="bf16-true")
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])

@@ -14,8 +14,13 @@ CHUNK = 512  # rows per distance matrix: fast, and at most 512 * k numbers of ex
 def nearest_code(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Index (n,) of the codebook row (k, d) nearest to each of `vectors` (n, d), the first on ties.
 
-    Minimises |e|^2 - 2 z.e, the squared distance without the constant |z|^2.
+    Minimises |e|^2 - 2 z.e, the squared distance without the constant |z|^2. Raises ValueError if their types differ.
     """
+    if codebook.dtype != vectors.dtype:
+        raise ValueError(
+            f"the codebook was rounded to {codebook.dtype}, with which images get other codes: train with "
+            "--precision bf16-mixed; load a model for sampling by taming.load_model(..., dtype=...)"
+        )
     norms = codebook.square().sum(dim=1)
     distances = vectors.new_empty(min(CHUNK, len(vectors)), len(codebook))  # one for all: allocating takes time too
     indices = [
