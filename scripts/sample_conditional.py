@@ -19,7 +19,7 @@ if str(ROOT) not in sys.path:
 from taming.cli import add_device_options, run_command, select_device, split_dotlist  # noqa: E402
 from taming.config import COMMAND_LINE, ConfigError  # noqa: E402
 from taming.runs import resolve_run  # noqa: E402
-from taming.sampling.commands import add_run_options, load_configs  # noqa: E402
+from taming.sampling.commands import add_run_options, add_weights_option, load_configs  # noqa: E402
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,6 +37,7 @@ def get_parser() -> argparse.ArgumentParser:
         epilog="Config overrides such as data.params.validation.params.size=256 may be added.",
     )
     add_run_options(parser)
+    add_weights_option(parser)
     add_device_options(parser)
     return parser
 
@@ -61,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         options, overrides = split_dotlist(get_parser(), argv)
         run = resolve_run(options.resume) if options.resume else None
         config = load_configs(options, run, overrides)
-        page.show(page.Source(config, run, select_device(options.device), options.precision))
+        device = select_device(options.device)
+        page.show(page.Source(config, run, device, options.precision, options.trained_weights))
 
 
 if __name__ == "__main__":

@@ -20,13 +20,19 @@ Source = str | os.PathLike
 """A run folder or a checkpoint file."""
 
 
-def load_model(source: Source, *, device: str | torch.device = "auto", dtype: torch.dtype | None = None) -> nn.Module:
+def load_model(
+    source: Source,
+    *,
+    device: str | torch.device = "auto",
+    dtype: torch.dtype | None = None,
+    trained_weights: bool = False,
+) -> nn.Module:
     """The model of a run folder or a checkpoint file in one, with its weights, in eval mode.
 
     `source` may also be the name of a published model, which is downloaded where an address is known. Without any
     config, that of a first stage is inferred from its weights. device "auto" is CUDA, else MPS, else the CPU; dtype is
     what floating-point weights become, but for those of codebooks, which keep 32 bits; in 16 bits some per cent of the
-    codes of images change.
+    codes of images change. trained_weights chooses, of a run that averaged its weights, those of its last step.
 
     Raises FileNotFoundError for a path that is not there, ValueError (ConfigError, CheckpointError) for configs and
     checkpoints that are wrong, and for a device that this machine does not have.
@@ -37,7 +43,7 @@ def load_model(source: Source, *, device: str | torch.device = "auto", dtype: to
     if os.fspath(source) in models_by_name() and not Path(source).exists():
         model = build_published(os.fspath(source), pretrained=True)
     else:
-        model = runs.load_model(runs.resolve_run(source)).model
+        model = runs.load_model(runs.resolve_run(source), trained_weights=trained_weights).model
     return (model if dtype is None else convert_weights(model, dtype)).to(device)
 
 

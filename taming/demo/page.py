@@ -57,12 +57,15 @@ ABOUT = (
 
 @dataclass(frozen=True)
 class Source:
-    """What the page is about: the merged config, the run if there is one, and where and how the model computes."""
+    """What the page is about: the merged config, the run if there is one, where and how the model computes, and whether
+    with its trained weights where it has averaged ones.
+    """
 
     config: DictConfig
     run: Run | None
     device: torch.device
     precision: str
+    trained_weights: bool
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ def plain(text: str) -> str:
 def load_model(key: str, _source: Source) -> LoadedModel:
     """The model; `key` tells it from others, and the server keeps it for all sessions."""
     checkpoint = _source.run.checkpoint if _source.run else None
-    return build_model(_source.config, checkpoint, device=_source.device)
+    return build_model(_source.config, checkpoint, device=_source.device, trained_weights=_source.trained_weights)
 
 
 @st.cache_resource(show_spinner="Reading the data ...")
@@ -132,7 +135,8 @@ def show(source: Source) -> None:
     step = sidebar.empty()
     step.text("Global step: ?")
     sidebar.text("Options")
-    key = f"{OmegaConf.to_yaml(source.config.get('model') or {})}{source.run and source.run.checkpoint}{source.device}"
+    model = OmegaConf.to_yaml(source.config.get("model") or {})
+    key = f"{model}{source.run and source.run.checkpoint}{source.device}{source.trained_weights}"
     loaded = load_model(key, source)
     step.text(f"Global step: {loaded.global_step}")
     show_loading(loaded)

@@ -9,6 +9,8 @@ import torch
 from tiny_configs import first_stage
 from tiny_run_folders import save_run
 
+import taming
+
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 LABELS = {"target": "taming.modules.util.Labelator", "params": {"n_classes": 3}}
 SIZES = {"vocab_size": 8, "block_size": 4, "n_layer": 1, "n_head": 1, "n_embd": 8}
@@ -57,11 +59,19 @@ def test_samples_come_from_the_average_or_from_the_trained_weights(run, tmp_path
         script("sample_fast").main([*options, "-o", str(tmp_path / "average"), "--trained_weights"])
 
 
-@pytest.mark.parametrize(
-    "name", ["sample_fast", "sample_text", "make_samples", "make_scene_samples", "make_reconstructions"]
-)
-def test_every_sampling_command_has_the_choice(name):
-    arguments = ["-r", "run", "--outdir", "out"]
+def test_the_python_api_has_the_choice(run):
+    average, trained = (
+        taming.load_model(run, device="cpu", trained_weights=choice).transformer.head.weight for choice in (False, True)
+    )
+    assert torch.equal(average, -trained)
+
+
+COMMANDS = ["sample_fast", "sample_text", "make_samples", "make_scene_samples", "make_reconstructions"]
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, "sample_conditional"])
+def test_every_command_that_samples_has_the_choice(name):
+    arguments = ["-r", "run", *(["--outdir", "out"] if name in COMMANDS else [])]
     parser = script(name).get_parser()
     assert parser.parse_args([*arguments, "--trained_weights"]).trained_weights
     assert not parser.parse_args(arguments).trained_weights
