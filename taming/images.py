@@ -26,7 +26,7 @@ def to_uint8(x: Tensor) -> np.ndarray:
 
 def from_uint8(array: np.ndarray) -> Tensor:
     """uint8 images (..., h, w, c) -> float32 (..., c, h, w) in [-1, 1]: v / 127.5 - 1."""
-    x = torch.from_numpy(np.ascontiguousarray(array)).float() / 127.5 - 1
+    x = torch.from_numpy(array.astype(np.float32)) / 127.5 - 1
     return x.movedim(-1, -3).contiguous()
 
 

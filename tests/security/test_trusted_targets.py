@@ -237,3 +237,11 @@ def test_tags_of_yaml_make_no_objects(tmp_path, tag):
     assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match="command line: model"):
         load_config([], [f"model={tag}"])
+
+
+def test_aliases_of_yaml_do_not_fill_the_memory(tmp_path):
+    """Nine lines that mean 10^9 values."""
+    lines = ["a0: &a0 [x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10))]
+    (tmp_path / "bomb.yaml").write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match=r"bomb.yaml.*expansion exceeds"):
+        load_config([tmp_path / "bomb.yaml"])
