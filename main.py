@@ -10,8 +10,8 @@ from taming.cli import run_command
 from taming.config import get_obj_from_str, instantiate_from_config
 from taming.console import set_up_console
 from taming.data.datamodule import DataModuleFromConfig, WrappedDataset
+from taming.training import get_parser, nondefault_trainer_args, train
 from taming.training.callbacks import ImageLogger, LearningRateMonitor, SetupCallback
-from taming.training.fit import get_parser, nondefault_trainer_args, train
 
 __all__ = [
     "DataModuleFromConfig",

@@ -29,7 +29,7 @@ from taming.cli import run_command  # noqa: E402
 from taming.console import set_up_console  # noqa: E402
 from taming.evaluation import measures  # noqa: E402
 from taming.files import atomic_path  # noqa: E402
-from taming.training.fit import train  # noqa: E402
+from taming.training import train  # noqa: E402
 
 BASE = ROOT / "configs" / "quickstart" / "photos_published.yaml"
 OVERLAYS = {path.stem: path for path in sorted((ROOT / "configs" / "quantizers").glob("*.yaml"))}

@@ -26,7 +26,7 @@ from taming.images import from_uint8, labelled_grid, save_png
 from taming.models.cond_transformer import Net2NetTransformer
 from taming.runs import LoadedModel, load_model, resolve_run
 from taming.sampling.jobs import sample_to_folder
-from taming.training.fit import TrainingResult, train
+from taming.training import TrainingResult, train
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from taming.config import instantiate_from_config, load_config, validate_config
 from taming.runs import without_weight_files
-from taming.training.fit import train
+from taming.training import train
 
 ROOT = Path(__file__).parent.parent
 QUANTIZERS = sorted(ROOT.glob("configs/quantizers/*.yaml"))

@@ -11,7 +11,7 @@ from tiny_imagenet import be_offline, place_with_depth
 
 from taming.config import load_config
 from taming.runs import without_weight_files
-from taming.training.fit import train
+from taming.training import train
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(ROOT.glob("configs/*.yaml"))

@@ -9,7 +9,7 @@ import pytest
 
 from taming.cli import split_dotlist
 from taming.config import load_config
-from taming.training.fit import get_parser
+from taming.training import get_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

@@ -12,7 +12,7 @@ from tiny_runs import fit, write_config
 from taming.checkpoint import CheckpointError
 from taming.config import ConfigError, instantiate_from_config
 from taming.runs import Run, build_model, load_model, load_run_config, resolve_run
-from taming.training.fit import train
+from taming.training import train
 
 MODELS = """
 import torch

@@ -7,7 +7,7 @@ import torch
 from omegaconf import OmegaConf
 
 from taming.config import instantiate_from_config, load_config, validate_config
-from taming.training.fit import train
+from taming.training import train
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny"
 CONFIGS = sorted(TINY.glob("*.yaml"))

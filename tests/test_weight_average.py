@@ -13,8 +13,8 @@ from taming.checkpoint import SafeCheckpointIO, load_checkpoint
 from taming.models.manual_optimization import TwoOptimizers
 from taming.models.vqgan import EMAVQ
 from taming.runs import load_model, resolve_run
+from taming.training import train
 from taming.training.callbacks import ImageLogger
-from taming.training.fit import train
 from taming.weight_average import WeightAverage
 
 BATCHES = torch.linspace(-1, 1, 4)

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from torch.utils.data import Dataset
 
 from taming.models.manual_optimization import TwoOptimizers
-from taming.training.fit import train
+from taming.training import train
 
 
 class Noise(Dataset):

@@ -21,7 +21,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 import killed_runs
 
-from taming.training.fit import train
+from taming.training import train
 
 
 @dataclass

@@ -5,8 +5,7 @@ from datetime import datetime, timedelta
 import pytest
 from tiny_runs import fit, names, run_folders
 
-from taming.training import run_plan
-from taming.training.fit import train
+from taming.training import run_plan, train
 from taming.training.run_plan import new_run_name, time_stamp
 
 NOON = datetime(2026, 3, 1, 12)

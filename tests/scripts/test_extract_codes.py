@@ -12,7 +12,7 @@ from taming import extraction
 from taming.cli import run_command
 from taming.config import load_config
 from taming.data.tokens import CachedTokens
-from taming.training.fit import train
+from taming.training import train
 
 AUGMENT = "data.params.train.params.augment=true"
 

@@ -15,7 +15,7 @@ from taming.config import COMMAND_LINE, ConfigError, instantiate_from_config, lo
 from taming.instantiation import MAIN_EXPORTS, REFUSED
 from taming.published import MODELS
 from taming.runs import load_model, resolve_run
-from taming.training.fit import get_parser
+from taming.training import get_parser
 from taming.training.run_plan import make_plan
 from taming.trusted_targets import MARK, is_downloaded, mark_as_downloaded, restricted
 

@@ -14,7 +14,7 @@ from killed_runs import config, differences, logged, read_journal, transformer, 
 from omegaconf import OmegaConf
 
 from taming.checkpoint import CheckpointError
-from taming.training.fit import train
+from taming.training import train
 from taming.training.last_checkpoint import LastCheckpoint, Terminated
 
 LAST = Path("checkpoints") / "last.ckpt"

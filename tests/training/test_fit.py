@@ -14,7 +14,7 @@ from tiny_runs import At, at, fit, last_checkpoint, model, names, run_folders
 
 from taming.checkpoint import CheckpointError
 from taming.config import ConfigError, load_config
-from taming.training.fit import get_parser, train
+from taming.training import get_parser, train
 from taming.training.learning_rate import LearningRateRule
 
 ROOT = Path(__file__).parents[2]

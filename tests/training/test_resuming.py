@@ -7,8 +7,7 @@ import pytest
 from tiny_runs import at, fit, last_checkpoint, model, names, run_folders
 
 from taming.config import ConfigError
-from taming.training import signals
-from taming.training.fit import train
+from taming.training import signals, train
 
 
 def test_a_run_is_resumed_in_place(config, tmp_path):

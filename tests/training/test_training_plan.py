@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from taming.config import ConfigError
-from taming.training.fit import get_parser, train
+from taming.training import get_parser, train
 from taming.training.model_size import Part, in_bytes, in_millions, memory_of, parts_of, state_bytes
 from taming.training.plan_logger import PlanLogger
 from taming.training.plan_table import Length
