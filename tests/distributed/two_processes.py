@@ -32,15 +32,17 @@ def images(step):
     return noise.repeat_interleave(2, 1).repeat_interleave(2, 2)
 
 
-def batches(rank, processes, first=0):
-    """What one of the processes is given: its share of each step's images, with labels."""
-    share = slice(rank * IMAGES // processes, (rank + 1) * IMAGES // processes)
-    steps = range(first, STEPS)
-    return [{"image": images(step)[share], "label": torch.arange(IMAGES)[share]} for step in steps]
+def batches(rank, processes, order=range(IMAGES)):
+    """What one of the processes is given: its share of each step's images in this order, with labels."""
+    share = list(order)[rank * IMAGES // processes : (rank + 1) * IMAGES // processes]
+    return [{"image": images(step)[share], "label": torch.arange(IMAGES)[share]} for step in range(STEPS)]
 
 
-def vqgan(kind=VQModel, **params):
-    """A first stage whose discriminator has no batch norm, which would see half a batch in each process."""
+def vqgan(kind=VQModel, double=True, **params):
+    """A first stage whose discriminator has no batch norm, which would see half a batch in each process.
+
+    It computes in float64, since Adam makes much of rounding where gradients vanish.
+    """
     loss = {
         "target": "taming.modules.losses.vqperceptual.VQLPIPSWithDiscriminator",
         "params": {
@@ -53,7 +55,7 @@ def vqgan(kind=VQModel, **params):
     }
     model = kind(ddconfig(), loss, n_embed=16, embed_dim=4, **params)
     model.loss.perceptual_loss = torch.nn.Identity()  # without weight, and most of the parameters
-    return in_double(model)
+    return model.double() if double else model
 
 
 def gumbel():
@@ -76,6 +78,7 @@ def transformer(**params):
 
 MODELS = {
     "vqgan": vqgan,
+    "vqgan in float32": lambda: vqgan(double=False),
     "gumbel": gumbel,
     "ema": lambda: vqgan(EMAVQ, kmeans_init=True, revive_threshold=1.0),
     "transformer": transformer,
@@ -119,13 +122,6 @@ def gumbel_softmax(rank, processes, step):
     return draw
 
 
-def in_double(model):
-    """Compute in float64: Adam makes much of rounding where gradients vanish."""
-    model.double()
-    model.get_input = lambda batch, key: batch[key].movedim(-1, 1)
-    return model
-
-
 def new_trainer(kind, model, processes, folder, callbacks):
     is_transformer = isinstance(model, Net2NetTransformer)
     strategy = "auto" if processes == 1 else strategy_for("fsdp" if kind in ("fsdp", "resumed") else "ddp", model)
@@ -149,14 +145,14 @@ def new_trainer(kind, model, processes, folder, callbacks):
     )
 
 
-def run(kind, rank=0, processes=1, folder=None):
+def run(kind, rank=0, processes=1, folder=None, order=range(IMAGES)):
     """The losses of every step and the weights in the end; of transformers in a folder there are checkpoints, too."""
     torch.manual_seed(0)
     model = MODELS[kind]()
     model.learning_rate = 1e-3
     losses = Losses()
     trainer = new_trainer(kind, model, processes, folder and Path(folder, kind), [losses])
-    data = batches(rank, processes)
+    data = batches(rank, processes, order)
     if kind == "resumed":
         data = data[HALF:] * 2  # a loader without memory begins anew
     original, F.gumbel_softmax = F.gumbel_softmax, gumbel_softmax(rank, processes, lambda: model.global_step)
