@@ -60,6 +60,7 @@ DEAD_TARGETS = {
     "pytorch_lightning.profiler.SimpleProfiler": "pytorch_lightning.profilers.SimpleProfiler",
     "pytorch_lightning.profiler.AdvancedProfiler": "pytorch_lightning.profilers.AdvancedProfiler",
     "pytorch_lightning.profiler.PyTorchProfiler": "pytorch_lightning.profilers.PyTorchProfiler",
+    "taming.callbacks.GradientNorm": "taming.training.callbacks.GradientNorm",
 }
 """Targets of old configs that no longer exist -> what takes their place."""
 

@@ -1,1 +1,1 @@
-"""Pictures from text: codes of a first stage moved until CLIP finds that the picture fits."""
+"""Pictures from text: latents of a first stage moved until CLIP finds that the picture fits."""
